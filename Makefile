@@ -1,0 +1,147 @@
+# visrec: building, installing and testing. `make help` lists the targets.
+#
+# A PGXS makefile (`make && sudo make install && make installcheck`) with targets for the
+# rest around it; those install what is missing, PGXS itself included.
+
+# What may be given on the command line -------------------------------------------------
+
+PG_CONFIG ?= pg_config
+export PG_CONFIG
+
+# Everything the server runs; one place for all PostgreSQL versions, as pg_upgrade and
+# a function's body expect.
+VISREC_HOME = /usr/local/lib/visrec
+VISREC_BIN = /usr/local/bin
+# Where images and models are looked for, unless visrec.setting says otherwise.
+VISREC_DATA = /var/lib/visrec
+
+# A test file, or other arguments for pytest: `make test TESTS=tests/unit`.
+TESTS =
+# A directory of pictures for the demo, instead of drawn ones.
+IMAGES =
+# How to become root; empty when VISREC_* and PG_CONFIG lie in places of one's own.
+AS_ROOT = scripts/as-root.sh
+
+# The extension -------------------------------------------------------------------------
+
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/visrec.control)
+SYSTEM_PYTHON = /usr/bin/python3
+
+# The install script's parts: their numbers give the order, across both directories.
+SQL_PARTS = $(shell ls sql/*.sql plpython/*.sql | LC_ALL=C sort -t/ -k2)
+
+EXTENSION = extension/visrec
+DATA_built = build/visrec--$(EXTVERSION).sql
+DATA = $(wildcard extension/visrec--*--*.sql)
+REGRESS = $(sort $(basename $(notdir $(wildcard tests/regress/sql/*.sql))))
+REGRESS_OPTS = --inputdir=tests/regress --outputdir=build/regress
+EXTRA_CLEAN = build
+
+.DEFAULT_GOAL := all
+.NOTPARALLEL:
+
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifneq ($(wildcard $(PGXS)),)
+include $(PGXS)
+install: install-home
+uninstall: uninstall-home
+else
+# The development files are missing, or were when this make began.
+all install uninstall installcheck:
+	@[ -e "$$($(PG_CONFIG) --pgxs)" ] || { echo 'error: no PGXS for $(PG_CONFIG)' >&2; \
+	    echo '  fix: make deps, or install the development files of that PostgreSQL' >&2; exit 1; }
+	@$(MAKE) --no-print-directory $@
+clean:
+	rm -rf build
+endif
+
+build/visrec--$(EXTVERSION).sql: $(SQL_PARTS) build/home
+	sed 's|@VISREC_PYTHON@|$(VISREC_HOME)/python|g' $(SQL_PARTS) >$@.tmp
+	mv $@.tmp $@
+
+# Changes when VISREC_HOME does, so that what names it is built anew.
+build/home: FORCE
+	@mkdir -p build
+	@echo '$(VISREC_HOME)' | cmp -s - $@ || echo '$(VISREC_HOME)' >$@
+
+# The Python package, the command, and the directories for images and models. The package
+# is copied beside its place first: a session that starts meanwhile finds all or nothing.
+home = $(DESTDIR)$(VISREC_HOME)
+.PHONY: install-home
+install-home:
+	umask 022 && mkdir -p '$(home)/python' '$(DESTDIR)$(VISREC_BIN)' \
+	    '$(DESTDIR)$(VISREC_DATA)/images' '$(DESTDIR)$(VISREC_DATA)/models'
+	rm -rf '$(home)/python/visrec_db.new'
+	umask 022 && cp -R python/visrec_db '$(home)/python/visrec_db.new'
+	find '$(home)/python/visrec_db.new' -name __pycache__ -exec rm -rf {} +
+	chmod -R u=rwX,go=rX '$(home)/python/visrec_db.new'
+	rm -rf '$(home)/python/visrec_db'
+	mv '$(home)/python/visrec_db.new' '$(home)/python/visrec_db'
+	umask 022 && $(SYSTEM_PYTHON) -m compileall -q $(if $(DESTDIR),-s '$(DESTDIR)') '$(home)/python'
+	sed 's|@VISREC_HOME@|$(VISREC_HOME)|g' scripts/visrec >'$(DESTDIR)$(VISREC_BIN)/visrec'
+	chmod 755 '$(DESTDIR)$(VISREC_BIN)/visrec'
+	@[ -n '$(DESTDIR)' ] || [ -e '$(VISREC_HOME)/venv' ] || echo 'Next: make venv'
+
+# For all PostgreSQL versions at once. Images and models stay.
+.PHONY: uninstall-home
+uninstall-home:
+	rm -rf '$(home)/python' '$(home)/venv' '$(DESTDIR)$(VISREC_BIN)/visrec'
+	for d in '$(home)' '$(DESTDIR)$(VISREC_DATA)/images' '$(DESTDIR)$(VISREC_DATA)/models' \
+	    '$(DESTDIR)$(VISREC_DATA)'; do rmdir --ignore-fail-on-non-empty "$$d" || true; done
+
+# What people use -----------------------------------------------------------------------
+
+.PHONY: help deps venv test test-slow demo demo-stop lint format FORCE
+
+help: ## this list
+	@echo 'make; make install; make installcheck; make uninstall; make clean: as with any PGXS extension'
+	@awk -F ':.* ## ' '/^[a-z-]+:.* ## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+deps: ## install what is missing: PostgreSQL, PL/Python, pgvector, Python's venv
+	@scripts/install-deps.sh
+
+venv: ## make the server's Python environment (torch and the model's libraries)
+	@$(if $(DESTDIR),echo 'skipped: an environment is made in its place', \
+	    scripts/make-venv.sh '$(VISREC_HOME)/venv' requirements/runtime.txt)
+
+test: dev-venv installed ## run all tests but the slow ones; TESTS=tests/unit runs those only
+	@scripts/test.sh $(TESTS)
+
+test-slow: dev-venv installed ## run the slow tests
+	@scripts/test.sh -m slow
+
+demo: installed ## show it at work, on drawn pictures or those in IMAGES=DIRECTORY
+	@scripts/cluster.sh start demo
+	@env=$$(scripts/cluster.sh env demo) && eval "$$env" && \
+	    VISREC_DEMO_IMAGES_DIR="$$VISREC_SHARED_DIR" '$(VISREC_HOME)/venv/bin/python' demo/run.py \
+	    $(if $(IMAGES),'$(IMAGES)')
+
+demo-stop: ## stop the demo's PostgreSQL and remove it
+	@scripts/cluster.sh stop demo --remove
+
+lint: dev-venv ## check formatting, style, types, shell scripts and versions
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	.venv/bin/shellcheck scripts/* .ci/run
+	scripts/check-version.sh '$(EXTVERSION)'
+
+format: dev-venv ## format the Python code
+	.venv/bin/ruff format
+	.venv/bin/ruff check --fix
+
+# How they get there --------------------------------------------------------------------
+
+# The developer's environment. It sees the server's, so that torch is there once.
+.PHONY: dev-venv
+dev-venv: deps venv
+	@scripts/make-venv.sh .venv requirements/dev.txt '$(VISREC_HOME)/venv'
+
+# Installs, unless what is installed is already what would be: then nobody needs root.
+.PHONY: installed
+installed: deps venv
+	@rm -rf build/stage
+	@$(MAKE) -s --no-print-directory install DESTDIR='$(CURDIR)/build/stage'
+	@scripts/is-installed.sh build/stage '$(VISREC_HOME)' || $(AS_ROOT) \
+	    $(MAKE) -s --no-print-directory install "PG_CONFIG=$$(command -v $(PG_CONFIG))" \
+	    'VISREC_HOME=$(VISREC_HOME)' 'VISREC_BIN=$(VISREC_BIN)' 'VISREC_DATA=$(VISREC_DATA)'

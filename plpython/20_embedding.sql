@@ -1,0 +1,46 @@
+-- The way into the Python package: wrappers that bind, call and return. What they answer is JSON,
+-- raised where need be by the PL/pgSQL functions that call them.
+
+CREATE FUNCTION visrec._write_vectors(relation oid, config jsonb, ids text[]) RETURNS jsonb
+LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.write_vectors(plpy, relation, config, ids)
+$python$;
+COMMENT ON FUNCTION visrec._write_vectors(oid, jsonb, text[]) IS
+    'Embeds those of the rows with these keys that have no vector, and accounts for each.';
+REVOKE ALL ON FUNCTION visrec._write_vectors(oid, jsonb, text[]) FROM PUBLIC;
+
+CREATE FUNCTION visrec._backfill_batch(relation oid, config jsonb, after text, batch_size integer)
+RETURNS jsonb LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.backfill_batch(plpy, relation, config, after, batch_size)
+$python$;
+COMMENT ON FUNCTION visrec._backfill_batch(oid, jsonb, text, integer) IS
+    'Embeds the next rows without a vector after a key.';
+REVOKE ALL ON FUNCTION visrec._backfill_batch(oid, jsonb, text, integer) FROM PUBLIC;
+
+CREATE FUNCTION visrec._embed(model text, path text, image bytea, query text) RETURNS jsonb
+LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.embed(plpy, model, path, image, query)
+$python$;
+COMMENT ON FUNCTION visrec._embed(text, text, bytea, text) IS
+    'One vector: for an image by its path, an image by its bytes, or a text; the other two are NULL.';
+REVOKE ALL ON FUNCTION visrec._embed(text, text, bytea, text) FROM PUBLIC;
+
+CREATE FUNCTION visrec._inspect_model(directory text) RETURNS jsonb
+LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.inspect_model(directory)
+$python$;
+COMMENT ON FUNCTION visrec._inspect_model(text) IS
+    'Loads the model in a directory: its dimension and the fingerprint of its weights.';
+REVOKE ALL ON FUNCTION visrec._inspect_model(text) FROM PUBLIC;

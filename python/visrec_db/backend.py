@@ -1,0 +1,329 @@
+"""Where a row is accounted for: the only module that talks to PostgreSQL (``plpy``).
+
+Each public function serves one PL/Python wrapper. What goes wrong with an image or a model goes
+back in the outcome (JSON) and PL/pgSQL raises it, which alone gives clean messages with DETAIL
+and HINT. A cancel is raised by the server inside ``plpy.execute`` and caught nowhere here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from visrec_db import errors
+from visrec_db.in_process import InProcess, Model, add_libraries
+
+BATCH_SIZE = 64
+"""Rows that a trigger reads, embeds and writes together."""
+
+SHOWN = 500
+"""Characters of an image's path kept in ``visrec.failure`` and in messages."""
+
+
+class Plpy(Protocol):
+    """What is used of PL/Python's module ``plpy``."""
+
+    def prepare(self, query: str, types: Sequence[str] = ..., /) -> Any: ...
+    def execute(self, plan: Any, values: Sequence[Any] = ..., /) -> Any: ...
+
+
+class Embedder(Protocol):
+    """The seam: an encoder in this process today, a shared one's client beside it."""
+
+    def embed_images(self, sources: Sequence[Any]) -> list[str | errors.ImageError]: ...
+    def embed_text(self, query: str) -> str: ...
+
+
+def write_vectors(plpy: Plpy, relation: int, config: str, ids: Sequence[str]) -> str:
+    """Embed the rows with these keys that have no vector yet, and account for each.
+
+    With ``on_error`` = raise it stops at the first failure. Returns the ``Outcome`` as JSON.
+    """
+    table = _Table(plpy, relation, config)
+    outcome = Outcome()
+    for start in range(0, len(ids), BATCH_SIZE):
+        rows = table.read(ids[start : start + BATCH_SIZE])
+        table.embed_and_store(rows, outcome)
+        if outcome.failed and table.config["on_error"] == "raise":
+            break
+    return outcome.as_json()
+
+
+def backfill_batch(
+    plpy: Plpy, relation: int, config: str, after: str | None, batch_size: int
+) -> str:
+    """Embed the next rows without a vector in the order of their keys, after the key ``after``.
+
+    Rows locked by others are passed over. Returns the ``Outcome`` as JSON; its ``last`` is the
+    last key seen, null when there was no row left. An encoder that cannot work is an error for
+    the whole batch, recorded for no row.
+    """
+    table = _Table(plpy, relation, config)
+    outcome = Outcome()
+    rows = table.read_next(after, batch_size)
+    if rows:
+        table.embed_and_store(rows, outcome, record_encoder_errors=False)
+        outcome.last = rows[-1]["id"]
+    return outcome.as_json()
+
+
+def embed(
+    plpy: Plpy, model: str, path: str | None, image: bytes | None, query: str | None
+) -> str:
+    """One vector for what is in no table: an image by its path or bytes, or a text.
+
+    Returns JSON: ``{"embedding": text}`` or ``{"error": …}``.
+    """
+    try:
+        embedder = _connect(plpy, model)
+        if query is not None:
+            result: str | errors.VisrecError = embedder.embed_text(query)
+        else:
+            [result] = embedder.embed_images([image if path is None else path])
+    except errors.EncoderError as error:
+        result = error
+    if isinstance(result, str):
+        return json.dumps({"embedding": result})
+    return json.dumps({"error": _as_dict(result, _shown(path))})
+
+
+def inspect_model(directory: str) -> str:
+    """Load the model in ``directory``; JSON with its ``fingerprint`` and ``dimension``."""
+    try:
+        add_libraries()
+        from visrec_db import encoder, models  # noqa: PLC0415 - needs the libraries
+
+        fingerprint = models.fingerprint(directory)
+        dimension = encoder.load(directory).dimension
+    except errors.EncoderError as error:
+        return json.dumps({"error": _as_dict(error, None)})
+    return json.dumps({"fingerprint": fingerprint, "dimension": dimension})
+
+
+@dataclass
+class Outcome:
+    """What became of the rows of one call."""
+
+    embedded: int = 0
+    failed: int = 0
+    first_failure: dict[str, Any] | None = None
+    last: str | None = None
+
+    def as_json(self) -> str:
+        return json.dumps(self.__dict__)
+
+
+@dataclass
+class _Failures:
+    """Columns for one INSERT into ``visrec.failure``."""
+
+    ids: list[str] = field(default_factory=list)
+    images: list[str | None] = field(default_factory=list)
+    codes: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+
+class _Table:
+    """An attached table: its quoted names, read once a call, and what is done with its rows."""
+
+    def __init__(self, plpy: Plpy, relation: int, config: str) -> None:
+        self._plpy = plpy
+        self._relation = relation
+        self.config = json.loads(config)
+        [self._names] = _NAMES.run(plpy, relation, config)
+        if self._names["table"] is None:
+            raise LookupError("a column this table was attached with is gone: attach it again")
+        self._embedder: Embedder | None = None
+        self._broken: errors.EncoderError | None = None
+
+    def read(self, ids: Sequence[str]) -> list[Mapping[str, Any]]:
+        """``id`` (text) and ``image`` of those of the rows that have no vector."""
+        return list(_READ.run(self._plpy, list(ids), names=self._names))
+
+    def read_next(self, after: str | None, count: int) -> list[Mapping[str, Any]]:
+        """The next rows that have an image and no vector, locked until the transaction ends."""
+        if after is None:
+            return list(_READ_FIRST.run(self._plpy, count, names=self._names))
+        return list(_READ_NEXT.run(self._plpy, after, count, names=self._names))
+
+    def embed_and_store(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        outcome: Outcome,
+        record_encoder_errors: bool = True,
+    ) -> None:
+        """Give each row its vector, or its line in ``visrec.failure``; count both."""
+        with_image = [row for row in rows if row["image"] is not None]
+        healed = [row["id"] for row in rows if row["image"] is None]
+        try:
+            results: Sequence[str | errors.VisrecError] = self._embed(with_image)
+        except errors.EncoderError as error:
+            self._broken = error
+            if not record_encoder_errors:
+                outcome.failed += len(with_image)
+                outcome.first_failure = _as_dict(error, None)
+                return
+            results = [error] * len(with_image)
+        vectors: dict[str, str] = {}
+        failures = _Failures()
+        for row, result in zip(with_image, results, strict=True):
+            if isinstance(result, str):
+                vectors[row["id"]] = result
+                continue
+            shown = _shown(row["image"])
+            failures.ids.append(row["id"])
+            failures.images.append(shown)
+            failures.codes.append(result.code)
+            failures.messages.append(result.message)
+            outcome.first_failure = outcome.first_failure or {
+                **_as_dict(result, shown),
+                "id": row["id"],
+            }
+        if vectors:
+            _STORE.run(
+                self._plpy, list(vectors), list(vectors.values()), names=self._names
+            )
+        if vectors or healed:
+            _FORGET_FAILURES.run(self._plpy, self._relation, [*vectors, *healed])
+        if failures.ids:
+            _RECORD_FAILURES.run(self._plpy, self._relation, *failures.__dict__.values())
+        outcome.embedded += len(vectors)
+        outcome.failed += len(failures.ids)
+
+    def _embed(self, rows: Sequence[Mapping[str, Any]]) -> list[str | errors.ImageError]:
+        if not rows:
+            return []
+        if self._broken is not None:  # do not try for each batch what just failed for the first
+            raise self._broken
+        if self._embedder is None:
+            self._embedder = _connect(self._plpy, self.config["model"])
+        return self._embedder.embed_images([row["image"] for row in rows])
+
+
+def _connect(plpy: Plpy, model_name: str) -> Embedder:
+    """The encoder that the administrator's settings choose, with one registered model."""
+    found = _MODEL.run(plpy, model_name)
+    if not found:
+        raise errors.EncoderUnavailable(
+            f'the model "{model_name}" is not registered',
+            hint="An administrator can register it: SELECT visrec.register_model(…).",
+        )
+    settings = {row["name"]: row["value"] for row in _SETTINGS.run(plpy)}
+    return InProcess(Model(**found[0]), settings, lambda: _checkpoint(plpy))
+
+
+def _checkpoint(plpy: Plpy) -> None:
+    """A point where a cancel or statement_timeout takes effect (1.7 µs)."""
+    _NOTHING.run(plpy)
+
+
+_plans: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """A statement and the types of its parameters; ``%(name)s`` stands for a quoted name."""
+
+    types: Sequence[str]
+    text: str
+
+    def run(
+        self, plpy: Plpy, *values: Any, names: Mapping[str, str] | None = None
+    ) -> Sequence[Mapping[str, Any]]:
+        """The rows; the plan is kept for the session, and there are a few for each table."""
+        text = self.text % names if names else self.text
+        if text not in _plans:
+            _plans[text] = plpy.prepare(text, list(self.types))
+        rows: Sequence[Mapping[str, Any]] = plpy.execute(_plans[text], list(values))
+        return rows
+
+
+def _shown(image: Any) -> str | None:
+    """A path as messages show it; an image given as bytes has none."""
+    if not isinstance(image, str):
+        return None
+    return image if len(image) <= SHOWN else image[: SHOWN - 1] + "…"
+
+
+def _as_dict(error: errors.VisrecError, image: str | None) -> dict[str, Any]:
+    return {
+        "code": error.code,
+        "sqlstate": error.sqlstate,
+        "message": error.message,
+        "hint": error.hint,
+        "image": image,
+    }
+
+
+_MODEL = _Statement(
+    ("text",), "SELECT name, directory, fingerprint FROM visrec.model WHERE name = $1"
+)
+
+_SETTINGS = _Statement((), "SELECT name, value FROM visrec.setting")
+
+_NOTHING = _Statement((), "SELECT 1")
+
+_NAMES = _Statement(("oid", "jsonb"), "SELECT * FROM visrec._names($1, $2)")
+
+_READ = _Statement(
+    ("text[]",),
+    """
+SELECT t.%(key)s::text AS id, t.%(image)s AS image
+FROM %(table)s AS t
+WHERE t.%(key)s %(equals)s ANY (($1)::%(key_type)s[]) AND t.%(vector)s IS NULL
+""",
+)
+
+_READ_FIRST = _Statement(
+    ("int",),
+    """
+SELECT t.%(key)s::text AS id, t.%(image)s AS image
+FROM %(table)s AS t
+WHERE t.%(vector)s IS NULL AND t.%(image)s IS NOT NULL
+ORDER BY t.%(key)s LIMIT $1
+FOR NO KEY UPDATE SKIP LOCKED
+""",
+)
+
+_READ_NEXT = _Statement(
+    ("text", "int"),
+    """
+SELECT t.%(key)s::text AS id, t.%(image)s AS image
+FROM %(table)s AS t
+WHERE t.%(vector)s IS NULL AND t.%(image)s IS NOT NULL
+  AND t.%(key)s %(greater)s ($1)::%(key_type)s
+ORDER BY t.%(key)s LIMIT $2
+FOR NO KEY UPDATE SKIP LOCKED
+""",
+)
+
+_STORE = _Statement(
+    ("text[]", "text[]"),
+    """
+UPDATE %(table)s AS t SET %(vector)s = new.embedding::%(vector_type)s
+FROM unnest($1, $2) AS new (id, embedding)
+WHERE t.%(key)s %(equals)s new.id::%(key_type)s AND t.%(vector)s IS NULL
+""",
+)
+
+_FORGET_FAILURES = _Statement(
+    ("oid", "text[]"),
+    """
+DELETE FROM visrec.failure AS f
+WHERE f.relation = ($1)::regclass AND f.row_id = ANY ($2)
+""",
+)
+
+_RECORD_FAILURES = _Statement(
+    ("oid", "text[]", "text[]", "text[]", "text[]"),
+    """
+INSERT INTO visrec.failure AS f (relation, row_id, image, code, message)
+SELECT ($1)::regclass, bad.*
+FROM unnest($2, $3, $4, $5) AS bad
+ON CONFLICT (relation, row_id) DO UPDATE
+SET image = excluded.image, code = excluded.code, message = excluded.message,
+    attempts = f.attempts + 1, last_try = excluded.last_try
+""",
+)

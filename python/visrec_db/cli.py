@@ -1,0 +1,64 @@
+"""The ``visrec`` command: what an administrator does on the server, outside the database."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from visrec_db import __version__, errors, models
+
+DEFAULT_MODEL_DIRECTORY = "/var/lib/visrec/models"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status: 0, or 1 with one line on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except errors.VisrecError as error:
+        print(f"visrec: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 1
+    except OSError as error:  # no network, no space, no permission: the hub's errors are OSErrors
+        print(f"visrec: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="visrec", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    model = commands.add_parser("model", help="fetch and list models")
+    actions = model.add_subparsers(required=True, metavar="ACTION")
+    pull = actions.add_parser("pull", help="fetch a model, so that the server never has to")
+    pull.add_argument("name", help="clip-ViT-B-32, or owner/name of another model on the hub")
+    listing = actions.add_parser("list", help="the models that are here, with their fingerprints")
+    for action, run in ((pull, _pull), (listing, _list)):
+        action.set_defaults(run=run)
+        action.add_argument(
+            "--directory",
+            type=Path,
+            default=os.environ.get("VISREC_MODEL_DIRECTORY", DEFAULT_MODEL_DIRECTORY),
+            help="where models live [VISREC_MODEL_DIRECTORY] (default: %(default)s)",
+        )
+    return parser
+
+
+def _pull(options: argparse.Namespace) -> None:
+    directory = models.pull(options.name, options.directory)
+    name = models.directory_name(options.name)
+    print(f"{name} is in {directory}")
+    print(f"Register it: SELECT visrec.register_model('{name}');")
+
+
+def _list(options: argparse.Namespace) -> None:
+    for directory in sorted(path for path in options.directory.glob("[!.]*") if path.is_dir()):
+        print(f"{directory.name}\t{models.fingerprint(str(directory))}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

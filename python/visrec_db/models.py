@@ -1,0 +1,82 @@
+"""Models on disk: what kind is in a directory, the fingerprint of its weights, how to fetch one."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from visrec_db import errors
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx")
+NOT_NEEDED = ["*.onnx", "*.xml", "onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot"]
+
+
+def fingerprint(directory: str | None) -> str:
+    """What tells the vectors of one model from those of another: 32 hexadecimal digits.
+
+    SHA-256 over the name and content of the weights and of every JSON file beside them (the
+    preprocessing is part of the model). Reads the whole directory: about a second for CLIP.
+    """
+    if directory is None:
+        from visrec_db import pixels  # noqa: PLC0415 - imports numpy
+
+        return pixels.FINGERPRINT
+    root = Path(directory)
+    if not root.is_dir():
+        raise errors.EncoderUnavailable(
+            f'the model directory "{directory}" does not exist or cannot be read',
+            hint="Fetch the model on the server: visrec model pull NAME.",
+        )
+    files = [file for file in sorted(root.rglob("*")) if file.is_file()]
+    kept = [file for file in files if file.suffix in WEIGHTS or file.suffix == ".json"]
+    if not any(file.suffix in WEIGHTS for file in kept):
+        raise errors.EncoderUnavailable(f'the directory "{directory}" holds no model weights')
+    digest = hashlib.sha256()
+    for file in kept:
+        digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+def repository(name: str) -> str:
+    """The hub's name of a model: sentence-transformers' own where no owner is named."""
+    return name if "/" in name else f"sentence-transformers/{name}"
+
+
+def directory_name(name: str) -> str:
+    """The folder under the model directory, and the name the model is registered under."""
+    return name.rsplit("/", 1)[-1]
+
+
+def pull(name: str, model_directory: Path) -> Path:
+    """Fetch a model into ``model_directory``, showing progress; a model already there is kept.
+
+    It appears under its name only when it is whole and has been loaded once.
+    """
+    target = model_directory / directory_name(name)
+    if target.exists():
+        return target
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - the server never needs it
+
+    model_directory.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=model_directory))
+    try:
+        snapshot_download(repository(name), local_dir=unfinished, ignore_patterns=NOT_NEEDED)
+        shutil.rmtree(unfinished / ".cache", ignore_errors=True)
+        check(unfinished)
+        unfinished.chmod(0o755)
+        unfinished.rename(target)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return target
+
+
+def check(directory: Path) -> int:
+    """Load the model once; its dimension. Raises ``EncoderUnavailable`` where it does not load."""
+    from visrec_db import encoder  # noqa: PLC0415 - imports numpy and Pillow
+
+    return encoder.load(str(directory)).dimension

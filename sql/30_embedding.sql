@@ -1,0 +1,150 @@
+-- Embedding: what people call, and how an outcome becomes an error or a warning.
+
+CREATE FUNCTION visrec._detail(failure jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT concat_ws(': ', 'image "' || (failure ->> 'image') || '"', failure ->> 'message') || '.'
+$$;
+COMMENT ON FUNCTION visrec._detail(jsonb) IS 'The DETAIL of a failure that the Python package reported.';
+
+CREATE FUNCTION visrec._raise(failure jsonb, message text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF failure ->> 'hint' IS NULL THEN
+        RAISE USING ERRCODE = failure ->> 'sqlstate', MESSAGE = message, DETAIL = visrec._detail(failure);
+    END IF;
+    RAISE USING ERRCODE = failure ->> 'sqlstate', MESSAGE = message, DETAIL = visrec._detail(failure),
+        HINT = failure ->> 'hint';
+END
+$$;
+COMMENT ON FUNCTION visrec._raise(jsonb, text) IS 'Raises what the Python package reported.';
+
+CREATE FUNCTION visrec._embedding(answer jsonb) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF answer ? 'error' THEN
+        PERFORM visrec._raise(answer -> 'error', 'could not embed');
+    END IF;
+    RETURN answer ->> 'embedding';
+END
+$$;
+COMMENT ON FUNCTION visrec._embedding(jsonb) IS 'The vector in an answer of visrec._embed, or its error.';
+
+CREATE FUNCTION visrec.embed_image(path text, model text DEFAULT 'clip-ViT-B-32') RETURNS vector
+LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN visrec._embedding(visrec._embed(model, path, NULL, NULL));
+END
+$$;
+COMMENT ON FUNCTION visrec.embed_image(text, text) IS
+    'The vector of an image file inside image_roots: L2-normalised, as many numbers as the model has.';
+REVOKE ALL ON FUNCTION visrec.embed_image(text, text) FROM PUBLIC;
+
+CREATE FUNCTION visrec.embed_image(image bytea, model text DEFAULT 'clip-ViT-B-32') RETURNS vector
+LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN visrec._embedding(visrec._embed(model, NULL, image, NULL));
+END
+$$;
+COMMENT ON FUNCTION visrec.embed_image(bytea, text) IS
+    'The vector of an encoded image (JPEG, PNG …): L2-normalised, as many numbers as the model has.';
+REVOKE ALL ON FUNCTION visrec.embed_image(bytea, text) FROM PUBLIC;
+
+CREATE FUNCTION visrec.embed_text(query text, model text DEFAULT 'clip-ViT-B-32') RETURNS vector
+LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN visrec._embedding(visrec._embed(model, NULL, NULL, query));
+END
+$$;
+COMMENT ON FUNCTION visrec.embed_text(text, text) IS
+    'The vector of a text, comparable with the model''s image vectors; an error for models without a text tower.';
+REVOKE ALL ON FUNCTION visrec.embed_text(text, text) FROM PUBLIC;
+
+CREATE FUNCTION visrec.register_model(name text, directory text DEFAULT NULL) RETURNS visrec.model
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    inspected jsonb;
+    registered visrec.model;
+BEGIN
+    IF name IS NULL OR name = '' THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'a model needs a name';
+    END IF;
+    IF directory IS NULL THEN
+        SELECT s.value || '/' || register_model.name INTO directory
+        FROM visrec.setting AS s WHERE s.name = 'model_directory';
+    ELSIF directory !~ '^/' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('the model directory "%s" is not an absolute path', directory);
+    END IF;
+    inspected := visrec._inspect_model(directory);
+    IF inspected ? 'error' THEN
+        PERFORM visrec._raise(inspected -> 'error', format('could not register model "%s"', name));
+    END IF;
+    INSERT INTO visrec.model AS m (name, directory, dimension, fingerprint)
+    VALUES (name, directory, (inspected ->> 'dimension')::integer, inspected ->> 'fingerprint')
+    ON CONFLICT ON CONSTRAINT model_pkey DO UPDATE SET directory = excluded.directory
+        WHERE m.fingerprint = excluded.fingerprint
+    RETURNING m.* INTO registered;
+    IF registered IS NULL THEN
+        RAISE duplicate_object USING
+            MESSAGE = format('model "%s" is registered with other weights', name),
+            DETAIL = 'Vectors of two models cannot be compared.',
+            HINT = 'Register the new weights under another name.';
+    END IF;
+    RETURN registered;
+END
+$$;
+COMMENT ON FUNCTION visrec.register_model(text, text) IS
+    'Make the model in a directory of the server (default: its name in model_directory) one that tables can be '
+    'attached with. Loads it once to find its dimension. For the extension''s owner.';
+REVOKE ALL ON FUNCTION visrec.register_model(text, text) FROM PUBLIC;
+
+-- Rows of attached tables. These run as the table's owner, inside the table's trigger function.
+
+CREATE FUNCTION visrec._embed_rows(relation oid, config jsonb, ids text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    outcome jsonb;
+    failure jsonb;
+    rows integer := cardinality(ids);
+BEGIN
+    IF rows = 0 THEN
+        RETURN;
+    END IF;
+    outcome := visrec._write_vectors(relation, config, ids);
+    IF (outcome ->> 'failed')::integer = 0 THEN
+        RETURN;
+    END IF;
+    failure := outcome -> 'first_failure';
+    IF config ->> 'on_error' = 'raise' THEN
+        PERFORM visrec._raise(failure, format('could not embed the image of row %s of table "%s"',
+            failure ->> 'id', relation::regclass));
+    END IF;
+    RAISE WARNING USING
+        ERRCODE = failure ->> 'sqlstate',
+        MESSAGE = format('%s of %s images could not be embedded; the rows are kept without a vector',
+            outcome ->> 'failed', rows),
+        DETAIL = format('The first is of row %s: ', failure ->> 'id') || visrec._detail(failure),
+        HINT = format('SELECT * FROM visrec.failure WHERE relation = %L::regclass', relation::regclass);
+END
+$$;
+COMMENT ON FUNCTION visrec._embed_rows(oid, jsonb, text[]) IS
+    'Embeds rows by key; failures become one WARNING, or an error where the table''s on_error is raise.';
+REVOKE ALL ON FUNCTION visrec._embed_rows(oid, jsonb, text[]) FROM PUBLIC;
+
+CREATE FUNCTION visrec._embed_queued(relation oid, config jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids text[];
+BEGIN
+    WITH drained AS (
+        DELETE FROM visrec.queue AS q
+        WHERE q.relation = _embed_queued.relation
+           OR q.relation IN (SELECT p.relid FROM pg_partition_tree(_embed_queued.relation) AS p)
+        RETURNING q.row_id
+    )
+    SELECT coalesce(array_agg(DISTINCT d.row_id), '{}') INTO ids FROM drained AS d;
+    PERFORM visrec._embed_rows(relation, config, ids);
+END
+$$;
+COMMENT ON FUNCTION visrec._embed_queued(oid, jsonb) IS 'Embeds the rows whose image the statement changed.';
+REVOKE ALL ON FUNCTION visrec._embed_queued(oid, jsonb) FROM PUBLIC;

@@ -1,0 +1,110 @@
+-- Backfill, retry, coverage: which rows have a vector, and how the others get one.
+
+CREATE PROCEDURE visrec.backfill(relation regclass, batch_size integer DEFAULT 64, max_rows bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+-- It commits, so it can have no SET clause: the search path is set anew in each transaction.
+DECLARE
+    config jsonb;
+    total bigint;
+    after text;
+    outcome jsonb;
+    embedded bigint := 0;
+    failed bigint := 0;
+    started timestamptz := pg_catalog.clock_timestamp();
+    told timestamptz := started;
+    seconds double precision;
+BEGIN
+    IF pg_catalog.transaction_timestamp() OPERATOR(pg_catalog.<>) pg_catalog.statement_timestamp() THEN
+        RAISE invalid_transaction_termination USING
+            MESSAGE = 'backfill commits batch by batch and cannot run inside a transaction block',
+            HINT = 'CALL it without BEGIN, with autocommit on.';
+    END IF;
+    COMMIT;     -- fails here, before any work, where it may not commit
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    config := visrec._attachment(relation);
+    PERFORM visrec._check_owner(relation);
+    IF batch_size IS NULL OR batch_size < 1 OR max_rows < 0 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('cannot backfill %s rows in batches of %s', coalesce(max_rows::text, 'all'), batch_size);
+    END IF;
+    EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NULL AND %I IS NOT NULL',
+        relation, config ->> 'vector_column', config ->> 'image_column') INTO total;
+    total := least(total, max_rows);
+    WHILE max_rows IS NULL OR embedded + failed < max_rows LOOP
+        outcome := visrec._backfill_batch(relation, config, after,
+            least(batch_size, coalesce(max_rows - embedded - failed, batch_size))::integer);
+        after := outcome ->> 'last';
+        EXIT WHEN after IS NULL;
+        embedded := embedded + (outcome ->> 'embedded')::bigint;
+        failed := failed + (outcome ->> 'failed')::bigint;
+        COMMIT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        IF clock_timestamp() - told > interval '5 seconds' THEN
+            told := clock_timestamp();
+            seconds := extract(epoch FROM told - started);
+            RAISE NOTICE '%: % of % rows, % rows/s, % left', relation, embedded + failed, total,
+                round(((embedded + failed) / seconds)::numeric, 1),
+                make_interval(secs => round(seconds * greatest(total - embedded - failed, 0) / (embedded + failed)));
+        END IF;
+    END LOOP;
+    seconds := extract(epoch FROM clock_timestamp() - started);
+    RAISE NOTICE '%: % rows embedded, % failed, in % s (% rows/s)', relation, embedded, failed,
+        round(seconds::numeric, 1), round(((embedded + failed) / seconds)::numeric, 1);
+    IF failed > 0 THEN
+        RAISE WARNING USING
+            MESSAGE = format('%s images could not be embedded', failed),
+            HINT = format('SELECT * FROM visrec.failure WHERE relation = %L::regclass', relation);
+    END IF;
+END
+$$;
+COMMENT ON PROCEDURE visrec.backfill(regclass, integer, bigint) IS
+    'Embed the rows that have an image and no vector, batch by batch, each committed: it can be interrupted, called '
+    'again, and run in several sessions at once. Rows that failed before are tried again.';
+REVOKE ALL ON PROCEDURE visrec.backfill(regclass, integer, bigint) FROM PUBLIC;
+
+CREATE FUNCTION visrec.retry(relation regclass) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    ids text[];
+BEGIN
+    PERFORM visrec._check_owner(relation);
+    SELECT coalesce(array_agg(f.row_id), '{}') INTO ids FROM visrec.failure AS f WHERE f.relation = retry.relation;
+    PERFORM visrec._embed_rows(relation, jsonb_set(config, '{on_error}', '"record"'), ids);
+    RETURN cardinality(ids) - (SELECT count(*) FROM visrec.failure AS f WHERE f.relation = retry.relation);
+END
+$$;
+COMMENT ON FUNCTION visrec.retry(regclass) IS 'Try the rows in visrec.failure again; how many left it.';
+REVOKE ALL ON FUNCTION visrec.retry(regclass) FROM PUBLIC;
+
+CREATE FUNCTION visrec.coverage(relation regclass, OUT state text, OUT rows bigint) RETURNS SETOF record
+LANGUAGE plpgsql STABLE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    names record;
+    stale boolean;
+BEGIN
+    SELECT * INTO names FROM visrec._names(relation, config);
+    SELECT m.fingerprint IS DISTINCT FROM config ->> 'fingerprint' INTO stale
+    FROM visrec.model AS m WHERE m.name = config ->> 'model';
+    RETURN QUERY EXECUTE format($query$
+        SELECT s.state, count(r.state)
+        FROM (VALUES (1, 'embedded'), (2, 'pending'), (3, 'failed'), (4, 'no_image'), (5, 'stale')) AS s (place, state)
+        LEFT JOIN (
+            SELECT CASE
+                WHEN t.%2$s IS NOT NULL THEN CASE WHEN $2 THEN 'stale' ELSE 'embedded' END
+                WHEN t.%3$s IS NULL THEN 'no_image'
+                WHEN f.row_id IS NOT NULL THEN 'failed'
+                ELSE 'pending' END AS state
+            FROM %1$s AS t
+            LEFT JOIN visrec.failure AS f ON f.relation = $1 AND f.row_id = t.%4$s::text
+        ) AS r ON r.state = s.state
+        GROUP BY s.place, s.state ORDER BY s.place
+        $query$, names."table", names.vector, names.image, names.key)
+    USING relation, stale;
+END
+$$;
+COMMENT ON FUNCTION visrec.coverage(regclass) IS
+    'How many rows of an attached table are embedded, pending, failed, without an image, or stale (embedded by other '
+    'weights than the model''s); each row is in exactly one state.';
