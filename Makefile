@@ -17,8 +17,9 @@ VISREC_DATA = /var/lib/visrec
 
 # A test file, or other arguments for pytest: `make test TESTS=tests/unit`.
 TESTS =
-# A directory of pictures for the demo, instead of drawn ones.
+# For the demo: a directory of pictures instead of drawn ones; a model instead of CLIP.
 IMAGES =
+MODEL =
 # How to become root; empty when VISREC_* and PG_CONFIG lie in places of one's own.
 AS_ROOT = scripts/as-root.sh
 
@@ -48,7 +49,7 @@ uninstall: uninstall-home
 else
 # The development files are missing, or were when this make began.
 all install uninstall installcheck:
-	@[ -e "$$($(PG_CONFIG) --pgxs)" ] || { echo 'error: no PGXS for $(PG_CONFIG)' >&2; \
+	@[ -e "$$($(PG_CONFIG) --pgxs 2>/dev/null)" ] || { echo 'error: no PGXS for $(PG_CONFIG)' >&2; \
 	    echo '  fix: make deps, or install the development files of that PostgreSQL' >&2; exit 1; }
 	@$(MAKE) --no-print-directory $@
 clean:
@@ -114,7 +115,7 @@ demo: installed ## show it at work, on drawn pictures or those in IMAGES=DIRECTO
 	@scripts/cluster.sh start demo
 	@env=$$(scripts/cluster.sh env demo) && eval "$$env" && \
 	    VISREC_DEMO_IMAGES_DIR="$$VISREC_SHARED_DIR" '$(VISREC_HOME)/venv/bin/python' demo/run.py \
-	    $(if $(IMAGES),'$(IMAGES)')
+	    $(if $(MODEL),--model '$(MODEL)') $(if $(IMAGES),'$(IMAGES)')
 
 demo-stop: ## stop the demo's PostgreSQL and remove it
 	@scripts/cluster.sh stop demo --remove

@@ -36,9 +36,8 @@ def main() -> None:
     elif not pictures.is_dir():
         sys.exit(f"error: {pictures} is not a directory\n  fix: make demo IMAGES=DIRECTORY")
     with psycopg.connect(dbname="postgres", autocommit=True) as server:
-        if not server.execute(
-            "SELECT FROM pg_database WHERE datname = %s", (DATABASE,)
-        ).fetchone():
+        known = server.execute("SELECT datname FROM pg_database").fetchall()
+        if (DATABASE,) not in known:
             server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
     with psycopg.connect(dbname=DATABASE, autocommit=True) as connection:
         connection.execute("SET client_min_messages = warning")

@@ -9,7 +9,7 @@
 set -euo pipefail
 
 here=$(dirname "$0")
-directory=$1 requirements=$2 seen=${3:-}
+directory=$(realpath -m "$1") requirements=$2 seen=${3:-}
 python=/usr/bin/python3
 stamp=$directory/visrec.stamp
 

@@ -20,7 +20,9 @@ plain wall) has those blocks faded out, and colour takes their share.
 The four columns are half of a symmetric grid: cells are averaged with their mirror images, since
 a product faces left in one photograph and right in the next. A mirrored picture therefore has the
 same vector (up to rounding), and each number rests on twice as many pixels. Pictures are stretched
-to a square: the aspect ratio is not described.
+to a square and taken whole: the aspect ratio is not described, and a border added around a picture
+moves everything in it. On photographs, the mean cosine with itself is 0.93 or more after a shift or
+crop of 5 %, 30 % of brightness or a warm tint; 0.78 after a crop of 10 %, 0.68 in a border of 8 %.
 
 Sources. Oriented gradients: Dalal & Triggs, "Histograms of oriented gradients for human
 detection", CVPR 2005. sRGB to linear light: IEC 61966-2-1; to CIE L*a*b* (1976), white D65: CIE 15.
@@ -54,9 +56,9 @@ COARSE_SHARE: Final = 0.20
 LAYOUT_SHARE: Final = 0.15
 HISTOGRAM_SHARE: Final = 0.15
 
-# A block this long counts half (of its squared norm): below it lie rounding, JPEG noise and dust.
-GRADIENT_FLOOR: Final = 4.0  # Lab units per pixel
-LAYOUT_FLOOR: Final = 4.0  # Lab units
+# A block this long counts half (of its squared norm): noise of 4 levels in 256 at 48 px is as long.
+GRADIENT_FLOOR: Final = 2.0  # Lab units per pixel
+LAYOUT_FLOOR: Final = 2.0  # Lab units
 
 
 def _linear_light() -> Floats:
@@ -67,96 +69,103 @@ def _linear_light() -> Floats:
 
 
 def _hat(position: Floats, bins: int) -> Floats:
-    """Linear interpolation: each position (any shape, 0..bins-1) shared by its two nearest bins."""
-    near: Floats = 1 - np.abs(position[..., None] - np.arange(bins, dtype=np.float32))
-    return np.maximum(near, 0)
+    """Linear interpolation: each position (any shape, 0..bins-1) shared by its two nearest bins,
+    as (bins, *shape)."""
+    centre = np.arange(bins, dtype=np.float32).reshape(-1, *[1] * position.ndim)
+    near: Floats = np.maximum(1 - np.abs(position - centre), 0)
+    return near
 
 
 def _pooling(cells: int, side: int) -> Floats:
     """Weights (cells, side) of the pixels in each cell: a triangle that reaches the neighbours'
     centres, so that a small shift moves a little weight instead of flipping a cell."""
     position = (np.arange(side, dtype=np.float32) + 0.5) * (cells / side) - 0.5
-    weights = _hat(position, cells).T
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights = _hat(position.astype(np.float32), cells)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 LINEAR_LIGHT: Final = _linear_light()
 # Linear sRGB to XYZ, each row divided by its sum: white (D65) is then 1, 1, 1 as Lab wants it.
-XYZ: Final = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
-     [0.0193339, 0.1191920, 0.9503041]], dtype=np.float32)  # fmt: skip
-TO_XYZ: Final = (XYZ / XYZ.sum(axis=1, keepdims=True)).T
+RGB_TO_XYZ: Final = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ],
+    dtype=np.float32,
+)
+TO_WHITE_XYZ: Final = RGB_TO_XYZ / RGB_TO_XYZ.sum(axis=1, keepdims=True)
 FINE_POOLING: Final = _pooling(FINE_CELLS, SIDE)
 COARSE_POOLING: Final = _pooling(COARSE_CELLS, SIDE // 2)
 LAYOUT_POOLING: Final = _pooling(LAYOUT_CELLS, SIDE)
 
 
 def _lab(rgb: NDArray[np.uint8]) -> Floats:
-    """sRGB bytes (..., 3) as CIE L*a*b*: L 0..100, a (green-red) and b (blue-yellow) about +-100,
-    in which equal distances look about equally different."""
-    xyz = LINEAR_LIGHT[rgb] @ TO_XYZ
+    """sRGB bytes (side, side, 3) as CIE L*a*b* (3, side, side): L 0..100, a (green-red) and b
+    (blue-yellow) about +-100; equal distances look about equally different."""
+    xyz = np.tensordot(TO_WHITE_XYZ, LINEAR_LIGHT[rgb], axes=(1, 2))
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), xyz * np.float32(841 / 108) + np.float32(4 / 29))
-    x, y, z = f[..., 0], f[..., 1], f[..., 2]
-    return np.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), axis=-1)
+    lab = np.stack((116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])))
+    return lab.astype(np.float32, copy=False)
 
 
 def _pool(channels: Floats, pooling: Floats) -> Floats:
-    """Weighted means of (side, side, k) over a grid: (cells, cells, k)."""
-    rows = np.tensordot(pooling, channels, axes=(1, 0))
-    return np.matmul(pooling, rows)
+    """Weighted means of (k, side, side) over a grid: (k, cells, cells)."""
+    return (pooling @ channels @ pooling.T).astype(np.float32, copy=False)
 
 
 def _fold(cells: Floats, mirrored: Floats) -> Floats:
-    """The left half (cells, cells/2, k) of the grid's mean with that of the mirrored picture."""
-    half = cells.shape[1] // 2
-    return (cells[:, :half] + mirrored[:, :half]) / 2
+    """The left half (k, cells, cells/2) of the grid's mean with that of the mirrored picture."""
+    half = cells.shape[-1] // 2
+    return ((cells[..., :half] + mirrored[..., :half]) / 2).astype(np.float32, copy=False)
 
 
 def _gradients(lab: Floats, pooling: Floats) -> Floats:
-    """Oriented gradients of (side, side, 3), folded: (cells, cells/2, ORIENTATIONS).
+    """Oriented gradients of (3, side, side), folded: (ORIENTATIONS, cells, cells/2).
 
     As Dalal & Triggs: centred differences, the channel with the strongest one at each pixel,
     unsigned orientation (a dark shirt on a light wall is the same shape as a light one on a dark
     wall), votes interpolated between bins and cells. Votes here are the squared magnitude, for
     outlines to outvote texture, and cells hold its root mean. From each cell the mean over
     orientations is taken off: what points everywhere alike is noise and says nothing of shape.
-    The block is normalised once, as a whole: at 48 px, normalising each cell made empty background
-    as loud as the product.
+    The block is normalised once, as a whole: at 48 px, normalising each cell ranked no better.
     """
-    padded = np.pad(lab, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    dx = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
-    dy = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
+    padded = np.pad(lab, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    dx = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
+    dy = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
     squared = dx * dx + dy * dy
-    strongest = squared.argmax(axis=-1)[..., None]
-    dx, dy, squared = (np.take_along_axis(v, strongest, -1)[..., 0] for v in (dx, dy, squared))
+    strongest = squared.argmax(axis=0)[None]
+    dx, dy, squared = (np.take_along_axis(v, strongest, axis=0)[0] for v in (dx, dy, squared))
     orientation = np.arctan2(dy, dx) * np.float32(ORIENTATIONS / np.pi) % ORIENTATIONS
     shares = _hat(orientation, ORIENTATIONS + 1)
-    shares[..., 0] += shares[..., ORIENTATIONS]  # orientations are a circle: pi is 0 again
-    votes = _pool(shares[..., :ORIENTATIONS] * squared[..., None], pooling)
-    mirrored = votes[:, ::-1, -np.arange(ORIENTATIONS) % ORIENTATIONS]
+    shares[0] += shares[ORIENTATIONS]  # orientations are a circle: pi is 0 again
+    votes = _pool(shares[:ORIENTATIONS] * squared, pooling)
+    mirrored = votes[-np.arange(ORIENTATIONS) % ORIENTATIONS, :, ::-1]
     root = np.sqrt(_fold(votes, mirrored))
-    return root - root.mean(axis=-1, keepdims=True)
+    root -= root.mean(axis=0)
+    return root
 
 
 def _layout(lab: Floats) -> Floats:
-    """Mean colour of each cell against the whole picture's: (cells, cells/2, 3), Lab units.
+    """Mean colour of each cell against the whole picture's: (3, cells, cells/2), Lab units.
 
-    Relative, so that a darker exposure or a warmer lamp moves the histogram only."""
+    Relative, so that a darker exposure or a warmer lamp moves little but the histogram."""
     cells = _pool(lab, LAYOUT_POOLING)
-    folded = _fold(cells, cells[:, ::-1])
-    return folded - folded.mean(axis=(0, 1))
+    folded = _fold(cells, cells[..., ::-1])
+    folded -= folded.mean(axis=(1, 2), keepdims=True)
+    return folded
 
 
 def _histogram(lab: Floats) -> Floats:
-    """Share of the pixels in each Lab bin (6, 4, 4), each pixel spread over its 8 nearest bins;
+    """Share of the pixels in each Lab bin (6, 4 * 4), each pixel spread over its 8 nearest bins;
     its root, so that the dot product is the Bhattacharyya coefficient. Unit length as it is."""
-    low = np.array([0, -CHROMA_RANGE, -CHROMA_RANGE], dtype=np.float32)
-    high = np.array([100, CHROMA_RANGE, CHROMA_RANGE], dtype=np.float32)
-    last = np.array(HISTOGRAM_BINS, dtype=np.float32) - 1
-    position = np.clip((lab.reshape(-1, 3) - low) / (high - low), 0, 1) * last
-    lightness, a, b = (_hat(position[:, axis], n) for axis, n in enumerate(HISTOGRAM_BINS))
-    chroma = (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
-    return np.sqrt(lightness.T @ chroma / len(a))
+    chroma = (lab[1:].reshape(2, -1) + CHROMA_RANGE) / (2 * CHROMA_RANGE)
+    unit = np.clip(np.stack((lab[0].ravel() / 100, *chroma)), 0, 1)
+    lightness, a, b = (_hat(unit[i] * (n - 1), n) for i, n in enumerate(HISTOGRAM_BINS))
+    pairs = (a[:, None] * b).reshape(-1, unit.shape[1])
+    share: Floats = lightness @ pairs.T / unit.shape[1]
+    return np.sqrt(share)
 
 
 def _weighted(block: Floats, share: float, floor: float) -> Floats:
@@ -172,13 +181,15 @@ def describe(picture: Image.Image) -> Floats:
     background are the caller's, who knows which."""
     if picture.mode != "RGB":
         raise ValueError(f"pixels describes RGB pictures, not {picture.mode}: convert it first")
-    small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
     lab = _lab(np.asarray(small))
-    half_size = lab.reshape(SIDE // 2, 2, SIDE // 2, 2, 3).mean(axis=(1, 3))
-    vector = np.concatenate((
+    half_size = lab.reshape(3, SIDE // 2, 2, SIDE // 2, 2).mean(axis=(2, 4))
+    blocks = (
         _weighted(_gradients(lab, FINE_POOLING), FINE_SHARE, GRADIENT_FLOOR),
         _weighted(_gradients(half_size, COARSE_POOLING), COARSE_SHARE, GRADIENT_FLOOR),
         _weighted(_layout(lab), LAYOUT_SHARE, LAYOUT_FLOOR),
         _weighted(_histogram(lab), HISTOGRAM_SHARE, 0.0),
-    ))  # fmt: skip
-    return vector / np.linalg.norm(vector)
+    )
+    vector = np.concatenate(blocks)
+    unit: Floats = vector / np.linalg.norm(vector)
+    return unit

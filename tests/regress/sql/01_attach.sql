@@ -1,0 +1,86 @@
+-- The life of an attached table, and what cannot be attached.
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+CREATE EXTENSION visrec CASCADE;
+RESET client_min_messages;
+\dx+ visrec
+
+CREATE TABLE posts (id bigint PRIMARY KEY, image_path text, title text);
+INSERT INTO posts VALUES (1, 'one.jpg', 'first'), (2, NULL, 'second');
+SELECT visrec.attach('posts', model => 'pixels', show_columns => '{title}');
+\d posts
+\df *posts
+SELECT * FROM visrec.attached;
+SELECT * FROM visrec.coverage('posts');
+
+-- Again: the same, also with other columns to show.
+SELECT visrec.attach('posts', model => 'pixels');
+SELECT visrec.attach('posts', model => 'pixels', on_error => 'raise');
+\df similar_posts
+SELECT on_error, show_columns FROM visrec.attached;
+SELECT count(*) AS indexes FROM pg_index WHERE indrelid = 'posts'::regclass;
+
+-- A rename: rows keep being embedded; attach gives the functions their new name.
+ALTER TABLE posts RENAME TO articles;
+SET client_min_messages = warning;
+SELECT visrec.attach('articles', model => 'pixels');
+\df *posts
+\df *articles
+DROP TABLE articles;
+
+-- What cannot be attached: an error with a hint, and nothing half-made.
+CREATE TABLE plain (id bigint PRIMARY KEY, image_path text, size integer, small vector(3));
+CREATE VIEW a_view AS SELECT * FROM plain;
+CREATE TABLE no_key (id bigint, image_path text);
+CREATE TABLE two_keys (a bigint, b bigint, image_path text, PRIMARY KEY (a, b));
+CREATE TEMP TABLE temporary (id bigint PRIMARY KEY, image_path text);
+SELECT visrec.attach('missing');
+SELECT visrec.attach('a_view');
+SELECT visrec.attach('no_key');
+SELECT visrec.attach('two_keys');
+SELECT visrec.attach('temporary');
+SELECT visrec.attach('plain', model => 'nobody-knows-it');
+SELECT visrec.attach('plain');
+SELECT visrec.attach('plain', model => 'pixels', image_column => 'picture');
+SELECT visrec.attach('plain', model => 'pixels', image_column => 'size');
+SELECT visrec.attach('plain', model => 'pixels', vector_column => 'small');
+SELECT visrec.attach('plain', model => 'pixels', vector_column => 'size');
+SELECT visrec.attach('plain', model => 'pixels', vector_column => 'id');
+SELECT visrec.attach('plain', model => 'pixels', show_columns => '{nothing}');
+SELECT visrec.attach('plain', model => 'pixels', show_columns => '{id}');
+SELECT visrec.attach('plain', model => 'pixels', show_columns => '{size,size}');
+SELECT visrec.attach('plain', model => 'pixels', mode => 'queue');
+SELECT visrec.attach('plain', model => 'pixels', mode => 'never');
+SELECT visrec.attach('plain', model => 'pixels', on_error => 'ignore');
+CREATE FUNCTION similar_plain(id bigint, k integer, filter jsonb) RETURNS text LANGUAGE sql AS 'SELECT ''mine''';
+SELECT visrec.attach('plain', model => 'pixels');
+DROP FUNCTION similar_plain;
+\d plain
+\df *plain
+SELECT visrec.detach('plain');
+SELECT * FROM visrec.coverage('plain');
+CALL visrec.backfill('plain');
+
+-- detach takes away what attach made; the vectors stay unless asked.
+SELECT visrec.attach('plain', model => 'pixels');
+SELECT visrec.detach('plain');
+\d plain
+SELECT visrec.attach('plain', model => 'pixels');
+SELECT visrec.detach('plain', drop_vectors => true);
+\d plain
+\df *plain
+
+-- An index of one's own serves, and stays.
+CREATE TABLE indexed (id bigint PRIMARY KEY, image_path text, content_vector vector(512));
+CREATE INDEX mine ON indexed USING hnsw (content_vector vector_cosine_ops);
+SELECT visrec.attach('indexed', model => 'pixels');
+SELECT visrec.detach('indexed');
+\d indexed
+
+-- DROP EXTENSION leaves nothing but what is the user's.
+SELECT visrec.attach('plain', model => 'pixels');
+DROP EXTENSION visrec;
+\d plain
+\df *plain
+INSERT INTO plain VALUES (1, 'still.jpg');
+DROP TABLE plain, no_key, two_keys, indexed CASCADE;

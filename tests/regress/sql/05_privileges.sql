@@ -1,0 +1,101 @@
+-- Who may do what.
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+CREATE EXTENSION visrec;
+CREATE ROLE regress_visrec_owner;
+CREATE ROLE regress_visrec_writer;
+CREATE ROLE regress_visrec_stranger;
+CREATE SCHEMA shop AUTHORIZATION regress_visrec_owner;
+GRANT USAGE ON SCHEMA shop TO PUBLIC;
+CREATE FUNCTION public.picture(colour text) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
+    SELECT convert_to(E'P6\n16 16\n255\n', 'UTF8') || decode(repeat(colour, 256), 'hex')
+$$;
+
+-- Everything PUBLIC may call takes no file and no model in hand.
+SELECT p.oid::regprocedure AS "PUBLIC may call" FROM pg_proc AS p
+WHERE p.pronamespace = 'visrec'::regnamespace AND has_function_privilege('regress_visrec_stranger', p.oid, 'EXECUTE')
+ORDER BY 1;
+SELECT p.oid::regprocedure AS "SECURITY DEFINER, or without a search_path" FROM pg_proc AS p
+WHERE p.pronamespace = 'visrec'::regnamespace
+  AND (p.prosecdef OR NOT coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false));
+
+-- A role needs a grant to attach, and the owner's rights on the table.
+SET ROLE regress_visrec_owner;
+CREATE TABLE shop.posts (id integer PRIMARY KEY, image bytea);
+SELECT visrec.attach('shop.posts', image_column => 'image', model => 'pixels');
+SELECT visrec.grant_access('regress_visrec_owner');
+RESET ROLE;
+SELECT visrec.grant_access('regress_visrec_owner');
+SET ROLE regress_visrec_owner;
+SELECT visrec.attach('shop.posts', image_column => 'image', model => 'pixels');
+SELECT visrec.attach('shop.posts', image_column => 'image', model => 'clip-ViT-B-32');
+SELECT visrec.set('image_roots', '/');
+SELECT visrec.register_model('mine', '/tmp');
+INSERT INTO visrec.model VALUES ('mine', '/tmp', 512, 'x', false);
+INSERT INTO visrec.setting_value VALUES ('image_roots', '/');
+CREATE TABLE shop.lists (id integer PRIMARY KEY, image bytea);
+RESET ROLE;
+CREATE TABLE public.others (id integer PRIMARY KEY, image bytea);
+SET ROLE regress_visrec_owner;
+SELECT visrec.attach('public.others', image_column => 'image', model => 'pixels');
+
+-- Who may insert gets vectors, without any right on what is inside visrec, nor to update the table.
+GRANT SELECT, INSERT ON shop.posts TO regress_visrec_writer;
+SET ROLE regress_visrec_writer;
+INSERT INTO shop.posts VALUES (1, public.picture('e01010')), (2, public.picture('c01818')), (3, '\x00');
+SELECT state, rows FROM visrec.coverage('shop.posts') WHERE rows > 0;
+SELECT id FROM shop.similar_posts(1);
+SELECT id FROM shop.similar_posts(3);
+SELECT row_id, code FROM visrec.failure;
+UPDATE shop.posts SET image = NULL;
+DELETE FROM visrec.failure RETURNING row_id;
+SELECT visrec.retry('shop.posts');
+CALL visrec.backfill('shop.posts');
+SELECT visrec.detach('shop.posts');
+SELECT visrec.embed_image('x.jpg', 'pixels');
+SELECT visrec._write_vectors('shop.posts'::regclass, '{}', '{}');
+
+-- A stranger sees nothing of it.
+SET ROLE regress_visrec_stranger;
+SELECT count(*) FROM visrec.failure;
+SELECT * FROM shop.similar_posts(1);
+SELECT * FROM visrec.coverage('shop.posts');
+INSERT INTO visrec.failure (relation, row_id, code, message) VALUES ('shop.posts', '1', 'missing', 'a lie');
+INSERT INTO visrec.queue VALUES ('shop.posts', '1');
+CREATE TEMP TABLE bait (id integer PRIMARY KEY, image bytea);
+CREATE TRIGGER visrec_insert AFTER INSERT ON bait FOR EACH STATEMENT EXECUTE FUNCTION shop.visrec_embed_posts();
+
+-- Row-level security of the table holds in the search.
+RESET ROLE;
+ALTER TABLE shop.posts ENABLE ROW LEVEL SECURITY;
+CREATE POLICY odd ON shop.posts FOR SELECT TO regress_visrec_writer USING (id % 2 = 1);
+INSERT INTO shop.posts VALUES (5, public.picture('d01414')), (6, public.picture('d01414'));
+SET ROLE regress_visrec_writer;
+SELECT id FROM shop.similar_posts(1);
+SELECT id FROM shop.similar_posts(2);
+
+-- An administrator attaches somebody's table: its functions are the owner's, its rows are embedded as the owner.
+RESET ROLE;
+SELECT visrec.revoke_access('regress_visrec_owner');
+SET client_min_messages = notice;
+SELECT visrec.attach('shop.lists', image_column => 'image', model => 'pixels');
+SET client_min_messages = warning;
+SELECT proname, proowner::regrole, prosecdef FROM pg_proc WHERE proname LIKE '%\_lists' ORDER BY 1;
+INSERT INTO shop.lists VALUES (1, public.picture('e01010'));
+SELECT state, rows FROM visrec.coverage('shop.lists') WHERE rows > 0;
+
+-- A trigger of the owner's runs as the owner when a superuser's INSERT is embedded.
+SET ROLE regress_visrec_owner;
+CREATE TABLE shop.seen (who name);
+CREATE FUNCTION shop.spy() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO shop.seen VALUES (current_user); RETURN NULL; END $$;
+CREATE TRIGGER spy AFTER UPDATE ON shop.lists FOR EACH ROW EXECUTE FUNCTION shop.spy();
+RESET ROLE;
+INSERT INTO shop.lists VALUES (2, public.picture('e01010'));
+SELECT * FROM shop.seen;
+
+DROP SCHEMA shop CASCADE;
+DROP TABLE public.others;
+DROP FUNCTION public.picture;
+DROP EXTENSION visrec;
+DROP ROLE regress_visrec_owner, regress_visrec_writer, regress_visrec_stranger;
