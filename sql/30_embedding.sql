@@ -18,21 +18,21 @@ END
 $$;
 COMMENT ON FUNCTION visrec._raise(jsonb, text) IS 'Raises what the Python package reported.';
 
-CREATE FUNCTION visrec._embedding(answer jsonb) RETURNS text
+CREATE FUNCTION visrec._embedding(what text, answer jsonb) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF answer ? 'error' THEN
-        PERFORM visrec._raise(answer -> 'error', 'could not embed');
+        PERFORM visrec._raise(answer -> 'error', 'could not embed the ' || what);
     END IF;
     RETURN answer ->> 'embedding';
 END
 $$;
-COMMENT ON FUNCTION visrec._embedding(jsonb) IS 'The vector in an answer of visrec._embed, or its error.';
+COMMENT ON FUNCTION visrec._embedding(text, jsonb) IS 'The vector in an answer of visrec._embed, or its error.';
 
 CREATE FUNCTION visrec.embed_image(path text, model text DEFAULT 'clip-ViT-B-32') RETURNS vector
 LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN visrec._embedding(visrec._embed(model, path, NULL, NULL));
+    RETURN visrec._embedding('image', visrec._embed(model, path, NULL, NULL));
 END
 $$;
 COMMENT ON FUNCTION visrec.embed_image(text, text) IS
@@ -42,7 +42,7 @@ REVOKE ALL ON FUNCTION visrec.embed_image(text, text) FROM PUBLIC;
 CREATE FUNCTION visrec.embed_image(image bytea, model text DEFAULT 'clip-ViT-B-32') RETURNS vector
 LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN visrec._embedding(visrec._embed(model, NULL, image, NULL));
+    RETURN visrec._embedding('image', visrec._embed(model, NULL, image, NULL));
 END
 $$;
 COMMENT ON FUNCTION visrec.embed_image(bytea, text) IS
@@ -52,7 +52,7 @@ REVOKE ALL ON FUNCTION visrec.embed_image(bytea, text) FROM PUBLIC;
 CREATE FUNCTION visrec.embed_text(query text, model text DEFAULT 'clip-ViT-B-32') RETURNS vector
 LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN visrec._embedding(visrec._embed(model, NULL, NULL, query));
+    RETURN visrec._embedding('text', visrec._embed(model, NULL, NULL, query));
 END
 $$;
 COMMENT ON FUNCTION visrec.embed_text(text, text) IS
@@ -131,19 +131,21 @@ COMMENT ON FUNCTION visrec._embed_rows(oid, jsonb, text[]) IS
     'Embeds rows by key; failures become one WARNING, or an error where the table''s on_error is raise.';
 REVOKE ALL ON FUNCTION visrec._embed_rows(oid, jsonb, text[]) FROM PUBLIC;
 
-CREATE FUNCTION visrec._embed_queued(relation oid, config jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    ids text[];
-BEGIN
+CREATE FUNCTION visrec._drain_queue(relation oid) RETURNS text[]
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WITH drained AS (
         DELETE FROM visrec.queue AS q
-        WHERE q.relation = _embed_queued.relation
-           OR q.relation IN (SELECT p.relid FROM pg_partition_tree(_embed_queued.relation) AS p)
+        WHERE q.relation = $1 OR q.relation IN (SELECT p.relid FROM pg_partition_tree($1) AS p)
         RETURNING q.row_id
     )
-    SELECT coalesce(array_agg(DISTINCT d.row_id), '{}') INTO ids FROM drained AS d;
-    PERFORM visrec._embed_rows(relation, config, ids);
+    SELECT coalesce(array_agg(DISTINCT d.row_id), '{}') FROM drained AS d
+$$;
+COMMENT ON FUNCTION visrec._drain_queue(oid) IS 'Takes a table''s keys, and its partitions'', out of visrec.queue.';
+
+CREATE FUNCTION visrec._embed_queued(relation oid, config jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM visrec._embed_rows(relation, config, visrec._drain_queue(relation));
 END
 $$;
 COMMENT ON FUNCTION visrec._embed_queued(oid, jsonb) IS 'Embeds the rows whose image the statement changed.';

@@ -352,7 +352,7 @@ BEGIN
         relation, vector_column, image_column) INTO pending;
     IF pending > 0 THEN
         RAISE NOTICE USING
-            MESSAGE = format('%s rows of table "%s" have an image and no vector yet', pending, relation),
+            MESSAGE = format('table "%s" has images without a vector: %s', relation, pending),
             HINT = format('CALL visrec.backfill(%L);', relation);
     END IF;
 END
@@ -380,6 +380,7 @@ BEGIN
         EXECUTE format('ALTER TABLE %s DROP COLUMN %I', relation, config ->> 'vector_column');
     END IF;
     DELETE FROM visrec.failure AS f WHERE f.relation = detach.relation;
+    PERFORM visrec._drain_queue(relation);
 END
 $$;
 COMMENT ON FUNCTION visrec.detach(regclass, boolean) IS

@@ -30,6 +30,7 @@ BEGIN
     EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NULL AND %I IS NOT NULL',
         relation, config ->> 'vector_column', config ->> 'image_column') INTO total;
     total := least(total, max_rows);
+    PERFORM visrec._drain_queue(relation);    -- of direct updates of partitions; they are pending
     WHILE max_rows IS NULL OR embedded + failed < max_rows LOOP
         outcome := visrec._backfill_batch(relation, config, after,
             least(batch_size, coalesce(max_rows - embedded - failed, batch_size))::integer);
@@ -52,7 +53,7 @@ BEGIN
         round(seconds::numeric, 1), round(((embedded + failed) / seconds)::numeric, 1);
     IF failed > 0 THEN
         RAISE WARNING USING
-            MESSAGE = format('%s images could not be embedded', failed),
+            MESSAGE = format('%s of %s images could not be embedded', failed, embedded + failed),
             HINT = format('SELECT * FROM visrec.failure WHERE relation = %L::regclass', relation);
     END IF;
 END

@@ -22,7 +22,7 @@ Source = str | bytes | bytearray | memoryview
 """An image as a row holds it: a path, or the encoded picture itself."""
 
 FORMATS = (
-    "AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP",
+    "AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
 """What is decoded. EPS (runs Ghostscript) and the long tail of formats stay out."""
 

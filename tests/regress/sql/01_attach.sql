@@ -3,7 +3,12 @@
 SET client_min_messages = warning;
 CREATE EXTENSION visrec CASCADE;
 RESET client_min_messages;
-\dx+ visrec
+SELECT visrec.set('model_directory', '/nonexistent');    -- whatever models this machine has
+-- Each object has its comment.
+SELECT pg_describe_object(classid, objid, 0) AS "without a comment" FROM pg_depend
+WHERE refclassid = 'pg_extension'::regclass AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'visrec')
+  AND deptype = 'e' AND classid IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_namespace'::regclass)
+  AND obj_description(objid, classid::regclass::name) IS NULL;
 
 CREATE TABLE posts (id bigint PRIMARY KEY, image_path text, title text);
 INSERT INTO posts VALUES (1, 'one.jpg', 'first'), (2, NULL, 'second');

@@ -2,7 +2,7 @@
 -- as PPM files in a bytea column.
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
-CREATE EXTENSION visrec;
+CREATE EXTENSION visrec CASCADE;
 RESET client_min_messages;
 
 CREATE FUNCTION picture(colour text) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
@@ -50,8 +50,11 @@ SELECT 10, 'given', picture('ffffff'), content_vector FROM swatch WHERE id = 3;
 SELECT a.content_vector = b.content_vector AS kept FROM swatch AS a, swatch AS b WHERE a.id = 10 AND b.id = 3;
 
 -- COPY
-COPY (SELECT id + 100, image, name FROM swatch WHERE id < 5) TO '/tmp/visrec_regress_copy';
-COPY swatch (id, image, name) FROM '/tmp/visrec_regress_copy';
+COPY swatch (id, image, name) FROM stdin;
+101	\\x50360a3220310a3235350ae01010e01010	red
+102	\\x50360a3220310a3235350a1010e01010e0	blue
+103	\\x50360a3220310a3235350ac01818c01818	dark red
+\.
 SELECT id, name FROM similar_swatch(101, 1);
 
 -- What is rolled back leaves nothing.

@@ -1,12 +1,12 @@
--- similar_<table>: the plan, the order, the bounds. The vectors are made up.
+-- similar_<table>: the plan, the order, the bounds. The vectors are made up, with four numbers that are not 0.
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
-CREATE EXTENSION visrec;
+CREATE EXTENSION visrec CASCADE;
 CREATE TABLE items (id bigint PRIMARY KEY, image_path text, content_vector vector(512));
 SELECT setseed(0.5);
 INSERT INTO items (id, content_vector)
-SELECT i, (SELECT array_agg(random() - 0.5 + i * 0) FROM generate_series(1, 512))::vector
-FROM generate_series(1, 1200) AS i;
+SELECT n / 512 + 1, array_agg(CASE WHEN n % 512 < 4 THEN random() - 0.5 ELSE 0 END ORDER BY n)::vector
+FROM generate_series(0, 1200 * 512 - 1) AS n GROUP BY n / 512;
 INSERT INTO items (id, image_path) VALUES (2000, 'not embedded'), (2001, NULL);
 SELECT visrec.attach('items', model => 'pixels');
 ANALYZE items;

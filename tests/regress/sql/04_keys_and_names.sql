@@ -1,7 +1,9 @@
 -- Any key type, any name, any schema, partitions.
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
-CREATE EXTENSION visrec;
+SET DateStyle = ISO;
+SET TimeZone = 'UTC';
+CREATE EXTENSION visrec CASCADE;
 CREATE FUNCTION picture(colour text) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
     SELECT convert_to(E'P6\n16 16\n255\n', 'UTF8') || decode(repeat(colour, 256), 'hex')
 $$;
@@ -15,7 +17,7 @@ DECLARE
 BEGIN
     FOR key_type, keys IN VALUES
         ('smallint', '{1,2,3}'::text[]), ('integer', '{1,2,3}'), ('bigint', '{1,2,9000000000}'),
-        ('numeric(12,2)', '{1.00,2.50,3.00}'), ('text', '{a,"B b","c''""\\c"}'), ('varchar(10)', '{a,b,c}'),
+        ('numeric(12,2)', '{1.00,2.50,3.00}'), ('text', ARRAY['a', 'B b', 'c''"\c']), ('varchar(10)', '{a,b,c}'),
         ('char(4)', '{a,b,c}'), ('date', '{2026-01-01,2026-01-02,2026-01-03}'),
         ('timestamptz', '{2026-01-01 00:00:00.000001+00,2026-01-02 00:00+00,2026-01-03 00:00+00}'),
         ('uuid', '{00000000-0000-0000-0000-000000000001,00000000-0000-0000-0000-000000000002,00000000-0000-0000-0000-000000000003}'),

@@ -1,7 +1,8 @@
 -- Who may do what.
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
-CREATE EXTENSION visrec;
+CREATE EXTENSION visrec CASCADE;
+SELECT visrec.set('model_directory', '/nonexistent');    -- whatever models this machine has
 CREATE ROLE regress_visrec_owner;
 CREATE ROLE regress_visrec_writer;
 CREATE ROLE regress_visrec_stranger;
@@ -14,7 +15,7 @@ $$;
 -- Everything PUBLIC may call takes no file and no model in hand.
 SELECT p.oid::regprocedure AS "PUBLIC may call" FROM pg_proc AS p
 WHERE p.pronamespace = 'visrec'::regnamespace AND has_function_privilege('regress_visrec_stranger', p.oid, 'EXECUTE')
-ORDER BY 1;
+ORDER BY p.oid::regprocedure::text COLLATE "C";
 SELECT p.oid::regprocedure AS "SECURITY DEFINER, or without a search_path" FROM pg_proc AS p
 WHERE p.pronamespace = 'visrec'::regnamespace
   AND (p.prosecdef OR NOT coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false));
@@ -95,6 +96,7 @@ INSERT INTO shop.lists VALUES (2, public.picture('e01010'));
 SELECT * FROM shop.seen;
 
 DROP SCHEMA shop CASCADE;
+DROP TABLE bait;
 DROP TABLE public.others;
 DROP FUNCTION public.picture;
 DROP EXTENSION visrec;
