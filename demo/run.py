@@ -12,9 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-import draw_pictures
 import psycopg
 from psycopg import sql
+
+import draw_pictures
 
 DATABASE = "visrec_demo"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
@@ -81,9 +82,7 @@ def readable_by_server(
 def find_pictures(directory: Path) -> list[Path]:
     """Pictures in a directory and the folders in it, relative to it, in a stable order."""
     found = [*directory.glob("*"), *directory.glob("*/*")]
-    return sorted(
-        path.relative_to(directory) for path in found if path.suffix.lower() in PICTURES
-    )
+    return sorted(path.relative_to(directory) for path in found if path.suffix.lower() in PICTURES)
 
 
 def choose_model(

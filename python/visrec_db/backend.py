@@ -69,9 +69,7 @@ def backfill_batch(
     return outcome.as_json()
 
 
-def embed(
-    plpy: Plpy, model: str, path: str | None, image: bytes | None, query: str | None
-) -> str:
+def embed(plpy: Plpy, model: str, path: str | None, image: bytes | None, query: str | None) -> str:
     """One vector for what is in no table: an image by its path or bytes, or a text.
 
     Returns JSON: ``{"embedding": text}`` or ``{"error": …}``.
@@ -182,9 +180,7 @@ class _Table:
                 "id": row["id"],
             }
         if vectors:
-            _STORE.run(
-                self._plpy, list(vectors), list(vectors.values()), names=self._names
-            )
+            _STORE.run(self._plpy, list(vectors), list(vectors.values()), names=self._names)
         if vectors or healed:
             _FORGET_FAILURES.run(self._plpy, self._relation, [*vectors, *healed])
         if failures.ids:

@@ -13,7 +13,7 @@ DEFAULT_MODEL_DIRECTORY = "/var/lib/visrec/models"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status: 0, or 1 with one line on standard error."""
+    """Run the command; the exit status: 0, or 1 with a line and a hint on standard error."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -22,9 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return 1
-    except OSError as error:  # no network, no space, no permission: the hub's errors are OSErrors
+    except OSError as error:  # no space, no permission
         print(f"visrec: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("visrec: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -49,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pull(options: argparse.Namespace) -> None:
+    os.umask(0o022)  # the server's operating-system user must be able to read it
     directory = models.pull(options.name, options.directory)
     name = models.directory_name(options.name)
     print(f"{name} is in {directory}")
@@ -57,7 +61,10 @@ def _pull(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     for directory in sorted(path for path in options.directory.glob("[!.]*") if path.is_dir()):
-        print(f"{directory.name}\t{models.fingerprint(str(directory))}")
+        try:
+            print(f"{directory.name}\t{models.fingerprint(str(directory))}")
+        except errors.EncoderUnavailable as error:  # this one is no model; the others are
+            print(f"{directory.name}\t{error.message}")
 
 
 if __name__ == "__main__":

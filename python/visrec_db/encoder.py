@@ -58,7 +58,7 @@ class PixelsEncoder:
     def encode_prepared(self, prepared: Sequence[Vectors]) -> Vectors:
         return np.stack(prepared)
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:  # noqa: ARG002 - as the others
         raise errors.NoTextTower(
             'the model "pixels" embeds pictures only',
             hint="Use a model with a text tower, such as clip-ViT-B-32.",

@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import os
 import stat
+import warnings
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -87,7 +88,7 @@ def _pin(path: PurePosixPath) -> int | None:
 
 def _read_pinned(pinned: int, roots: list[PurePosixPath], max_bytes: int) -> bytes:
     handle = f"/proc/self/fd/{pinned}"
-    real = PurePosixPath(os.readlink(handle))
+    real = Path(handle).readlink()
     if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
         raise errors.ImageOutsideRoots("the path is a link that leads out of image_roots")
     status = os.fstat(pinned)
@@ -122,7 +123,10 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         raise errors.NotAnImage("the image is empty (0 bytes)")
     Image.MAX_IMAGE_PIXELS = max_pixels  # for the decoders that check sizes of their own
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with (
+            warnings.catch_warnings(action="ignore"),  # remarks on flaws that do not matter
+            Image.open(io.BytesIO(data), formats=FORMATS) as picture,
+        ):
             width, height = picture.size
             if width * height > max_pixels:
                 raise errors.ImageBomb(
@@ -138,7 +142,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
             "the data is not a picture in a format that is read here",
             hint=f"Formats: {', '.join(FORMATS)}.",
         ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise errors.ImageBomb(f"the image is a decompression bomb: {error}") from error
     except (MemoryError, RecursionError):
         raise errors.ImageBomb("the image needs more memory than there is") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from visrec_db import errors
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx")
+NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 NOT_NEEDED = ["*.onnx", "*.xml", "onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot"]
 
 
@@ -34,15 +36,26 @@ def fingerprint(directory: str | None) -> str:
     if not any(file.suffix in WEIGHTS for file in kept):
         raise errors.EncoderUnavailable(f'the directory "{directory}" holds no model weights')
     digest = hashlib.sha256()
-    for file in kept:
-        digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    try:
+        for file in kept:
+            digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    except OSError as error:
+        raise errors.EncoderUnavailable(
+            f'the model in "{directory}" cannot be read: {error}',
+            hint="The server's operating-system user must be able to read all its files.",
+        ) from error
     return digest.hexdigest()[:32]
 
 
 def repository(name: str) -> str:
     """The hub's name of a model: sentence-transformers' own where no owner is named."""
+    if not NAME.fullmatch(name):
+        raise errors.EncoderUnavailable(
+            f'"{name}" is not the name of a model',
+            hint="Names are as on huggingface.co: owner/name, or clip-ViT-B-32.",
+        )
     return name if "/" in name else f"sentence-transformers/{name}"
 
 
@@ -54,17 +67,17 @@ def directory_name(name: str) -> str:
 def pull(name: str, model_directory: Path) -> Path:
     """Fetch a model into ``model_directory``, showing progress; a model already there is kept.
 
-    It appears under its name only when it is whole and has been loaded once.
+    It appears under its name only when it is whole and has been loaded once. Raises
+    ``EncoderUnavailable`` where it cannot be fetched or loaded.
     """
+    source = repository(name)
     target = model_directory / directory_name(name)
     if target.exists():
         return target
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - the server never needs it
-
     model_directory.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=model_directory))
     try:
-        snapshot_download(repository(name), local_dir=unfinished, ignore_patterns=NOT_NEEDED)
+        _download(source, unfinished, target)
         shutil.rmtree(unfinished / ".cache", ignore_errors=True)
         check(unfinished)
         unfinished.chmod(0o755)
@@ -73,6 +86,28 @@ def pull(name: str, model_directory: Path) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return target
+
+
+def _download(source: str, directory: Path, target: Path) -> None:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - the server never needs it
+    from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415
+
+    try:
+        snapshot_download(source, local_dir=directory, ignore_patterns=NOT_NEEDED)
+    except RepositoryNotFoundError as error:
+        raise errors.EncoderUnavailable(
+            f'the model hub has no public model "{source}"',
+            hint="Give its name as on huggingface.co: owner/name.",
+        ) from error
+    except Exception as error:  # whatever the hub's library and those beneath it raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # this machine's: no space, no permission
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        raise errors.EncoderUnavailable(
+            f'the model "{source}" cannot be fetched: {reason}',
+            hint="Check the network, and HTTPS_PROXY where there is a proxy; or copy the model's"
+            f" directory from another machine to {target}.",
+        ) from error
 
 
 def check(directory: Path) -> int:

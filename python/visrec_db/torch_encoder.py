@@ -62,9 +62,7 @@ class SentenceTransformerEncoder:
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if "text" not in self._model.modalities:
             raise errors.NoTextTower("the model embeds pictures only")
-        vectors = self._model.encode(
-            list(texts), convert_to_tensor=True, show_progress_bar=False
-        )
+        vectors = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)
         return _unit(vectors)
 
 

@@ -1,0 +1,148 @@
+"""Models with weights, from their registration to similar_posts."""
+
+import shutil
+
+import numpy as np
+import psycopg
+import pytest
+from PIL import Image
+
+from .conftest import coverage, insert
+
+
+@pytest.fixture(scope="session")
+def served_clip(tiny_clip, shared):
+    """The small CLIP where the server's user can read it."""
+    directory = shared / "models" / "tiny-clip"
+    shutil.copytree(tiny_clip, directory, dirs_exist_ok=True)
+    for path in [directory, *directory.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return directory
+
+
+@pytest.fixture
+def clip(db, served_clip):
+    db.execute("SELECT visrec.set('model_directory', %s)", (str(served_clip.parent),))
+    db.execute("CREATE TABLE posts (id bigint PRIMARY KEY, image_path text, category text)")
+    return db
+
+
+def test_register_finds_dimension_and_fingerprint(clip):
+    [(name, dimension, fingerprint)] = clip.execute(
+        "SELECT name, dimension, fingerprint FROM visrec.register_model('tiny-clip')"
+    ).fetchall()
+    assert (name, dimension, len(fingerprint)) == ("tiny-clip", 64, 32)
+
+
+def test_an_administrator_attaches_a_fetched_model_at_once(clip):
+    clip.execute("SELECT visrec.attach('posts', model => 'tiny-clip')")
+    assert clip.execute("SELECT model FROM visrec.attached").fetchall() == [("tiny-clip",)]
+
+
+def test_vectors_are_the_models_own(clip, served_clip, pictures, paths):
+    """The column against transformers' CLIPModel and CLIPImageProcessor on the same files."""
+    import torch  # noqa: PLC0415
+    from transformers import AutoImageProcessor, CLIPModel  # noqa: PLC0415
+
+    clip.execute("SELECT visrec.attach('posts', model => 'tiny-clip')")
+    insert(clip, paths)
+    stored = np.array(
+        [
+            np.fromstring(vector[1:-1], sep=",")
+            for (vector,) in clip.execute("SELECT content_vector::text FROM posts ORDER BY id")
+        ]
+    )
+    processor = AutoImageProcessor.from_pretrained(served_clip / "0_CLIPModel")
+    model = CLIPModel.from_pretrained(served_clip / "0_CLIPModel").eval()
+    with torch.inference_mode():
+        inputs = processor(
+            images=[Image.open(pictures / path) for path in paths], return_tensors="pt"
+        )
+        output = model.get_image_features(**inputs)
+    reference = getattr(output, "pooler_output", output).numpy()
+    reference /= np.linalg.norm(reference, axis=1, keepdims=True)
+    # Vectors of random weights all point one way: compare what is left without their mean.
+    stored, reference = stored - stored.mean(axis=0), reference - reference.mean(axis=0)
+    cosines = (stored * reference).sum(axis=1) / (
+        np.linalg.norm(stored, axis=1) * np.linalg.norm(reference, axis=1)
+    )
+    assert cosines.min() > 0.9999
+
+
+def test_texts_and_images_share_a_space(clip, paths):
+    clip.execute("SELECT visrec.register_model('tiny-clip')")
+    [(image, text)] = clip.execute(
+        "SELECT vector_dims(visrec.embed_image(%s::text, 'tiny-clip')),"
+        " vector_dims(visrec.embed_text('a red shoe', 'tiny-clip'))",
+        (paths[0],),
+    ).fetchall()
+    assert (image, text) == (64, 64)
+
+
+def test_other_weights_need_another_name(clip, served_clip, shared):
+    clip.execute("SELECT visrec.register_model('tiny-clip')")
+    clip.execute("SELECT visrec.register_model('tiny-clip')")  # again: the same
+    other = shared / "models" / "other"
+    shutil.copytree(served_clip, other)
+    settings = other / "0_CLIPModel" / "config.json"
+    settings.write_text(settings.read_text().replace('"logit_scale_init_value"', '"was"'))
+    with pytest.raises(psycopg.errors.DuplicateObject, match="other weights"):
+        clip.execute("SELECT visrec.register_model('tiny-clip', %s)", (str(other),))
+    shutil.rmtree(other)
+
+
+def test_a_table_with_vectors_keeps_its_model(clip, paths):
+    clip.execute("SELECT visrec.attach('posts', model => 'pixels')")
+    insert(clip, paths[:2])
+    with pytest.raises(psycopg.errors.DatatypeMismatch):
+        clip.execute("SELECT visrec.attach('posts', model => 'tiny-clip')")
+    clip.execute("SELECT visrec.attach('posts', model => 'tiny-clip', vector_column => 'clip')")
+    clip.execute("CALL visrec.backfill('posts')")
+    assert coverage(clip) == {"embedded": 2}
+
+
+def test_a_model_that_is_gone_leaves_the_rows(clip, shared, served_clip, paths, connect):
+    gone = shared / "models" / "gone"
+    shutil.copytree(served_clip, gone)
+    clip.execute("SELECT visrec.attach('posts', model => 'gone')")
+    shutil.rmtree(gone)
+    with connect(autocommit=True) as connection:  # a session that has not loaded it
+        insert(connection, paths[:2])
+        assert coverage(connection) == {"failed": 2}
+        codes = connection.execute("SELECT DISTINCT code FROM visrec.failure").fetchall()
+        assert codes == [("encoder_unavailable",)]
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="cannot be"):
+            connection.execute("CALL visrec.backfill('posts')")
+    shutil.copytree(served_clip, gone)
+    assert clip.execute("SELECT visrec.retry('posts')").fetchone() == (2,)
+    shutil.rmtree(gone)
+
+
+def test_directories_that_hold_no_model(db, images):
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as raised:
+        db.execute("SELECT visrec.register_model('empty', %s)", (str(images),))
+    assert "no model weights" in raised.value.diag.message_detail
+    assert db.execute("SELECT name FROM visrec.model").fetchall() == [("pixels",)]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_precision_of_mobilenet(db, test_data, shared):
+    """Precision@5 by category over all photographs, from similar_posts itself."""
+    shutil.copytree(test_data / "clothing", shared / "clothing", dirs_exist_ok=True)
+    shutil.copytree(test_data / "mobilenet_v2", shared / "models" / "mobilenet_v2")
+    paths = sorted(
+        str(path.relative_to(shared / "clothing")) for path in (shared / "clothing").glob("*/*.jpg")
+    )
+    db.execute("SELECT visrec.set('image_roots', %s)", (str(shared / "clothing"),))
+    db.execute("SELECT visrec.set('model_directory', %s)", (str(shared / "models"),))
+    db.execute("CREATE TABLE posts (id bigint PRIMARY KEY, image_path text, category text)")
+    db.execute("SELECT visrec.attach('posts', model => 'mobilenet_v2')")
+    insert(db, paths)
+    assert coverage(db) == {"embedded": len(paths)}
+    [(precision,)] = db.execute(
+        "SELECT avg((o.category = p.category)::int)::float FROM posts AS p,"
+        " similar_posts(p.id, 5) AS s JOIN posts AS o ON o.id = s.id"
+    ).fetchall()
+    print(f"precision@5 of mobilenet_v2 over {len(paths)} photographs: {precision:.4f}")
+    assert precision >= 0.74
