@@ -44,3 +44,35 @@ $python$;
 COMMENT ON FUNCTION visrec._inspect_model(text) IS
     'Loads the model in a directory: its dimension and the fingerprint of its weights.';
 REVOKE ALL ON FUNCTION visrec._inspect_model(text) FROM PUBLIC;
+
+CREATE FUNCTION visrec._encoder_status() RETURNS jsonb
+LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.encoder_status(plpy)
+$python$;
+COMMENT ON FUNCTION visrec._encoder_status() IS 'What the encoder process says of itself; null where none runs.';
+REVOKE ALL ON FUNCTION visrec._encoder_status() FROM PUBLIC;
+
+CREATE FUNCTION visrec.encoder_restart() RETURNS boolean
+LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.encoder_stop(plpy)
+$python$;
+COMMENT ON FUNCTION visrec.encoder_restart() IS
+    'End the encoder process; the next call that needs one starts it anew. False where none ran. '
+    'Statements that wait for it are retried. For the extension''s owner.';
+REVOKE ALL ON FUNCTION visrec.encoder_restart() FROM PUBLIC;
+
+CREATE FUNCTION visrec._encoder_warm(model text) RETURNS jsonb
+LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.encoder_warm(plpy, model)
+$python$;
+COMMENT ON FUNCTION visrec._encoder_warm(text) IS 'Has the encoder process load a model.';
+REVOKE ALL ON FUNCTION visrec._encoder_warm(text) FROM PUBLIC;

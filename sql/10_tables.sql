@@ -19,7 +19,9 @@ FROM (VALUES
     ('max_image_bytes', '67108864', 'an image of more bytes is not read'),
     ('max_image_pixels', '100000000', 'an image of more pixels is not decoded'),
     ('model_directory', '/var/lib/visrec/models', 'where register_model looks for a model by its name'),
-    ('encoder', 'auto', 'where models run: in_process, or auto')
+    ('encoder', 'auto', 'where models run: shared (one process for the cluster), in_process (in each session), or '
+     'auto: shared, and in_process with a warning where that cannot be started'),
+    ('encoder_idle_seconds', '600', 'after so long without work the shared encoder ends')
 ) AS d (name, value, description)
 LEFT JOIN visrec.setting_value AS s ON s.name = d.name;
 COMMENT ON VIEW visrec.setting IS 'What an administrator decides; change a value with visrec.set.';
@@ -37,7 +39,7 @@ BEGIN
         DELETE FROM visrec.setting_value AS s WHERE s.name = set.name;
         RETURN;
     END IF;
-    IF name LIKE 'max\_%' AND value !~ '^[1-9][0-9]{0,17}$' THEN
+    IF (name LIKE 'max\_%' OR name = 'encoder_idle_seconds') AND value !~ '^[1-9][0-9]{0,17}$' THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('invalid value for "%s": "%s"', name, value),
             HINT = 'It is a whole number greater than 0.';
@@ -47,11 +49,10 @@ BEGIN
         RAISE invalid_parameter_value USING
             MESSAGE = format('invalid value for "%s": "%s"', name, value),
             HINT = 'Directories are absolute paths without "..".';
-    ELSIF name = 'encoder' AND value NOT IN ('auto', 'in_process') THEN
-        RAISE USING
-            ERRCODE = CASE value WHEN 'shared' THEN 'feature_not_supported' ELSE 'invalid_parameter_value' END,
+    ELSIF name = 'encoder' AND value NOT IN ('auto', 'shared', 'in_process') THEN
+        RAISE invalid_parameter_value USING
             MESSAGE = format('invalid value for "encoder": "%s"', value),
-            HINT = 'This version has "in_process", and "auto", which chooses it.';
+            HINT = 'It is "auto", "shared" or "in_process".';
     END IF;
     INSERT INTO visrec.setting_value AS s VALUES (set.name, set.value)
     ON CONFLICT ON CONSTRAINT setting_value_pkey DO UPDATE SET value = excluded.value;

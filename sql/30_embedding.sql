@@ -98,6 +98,38 @@ COMMENT ON FUNCTION visrec.register_model(text, text) IS
     'attached with. Loads it once to find its dimension. For the extension''s owner.';
 REVOKE ALL ON FUNCTION visrec.register_model(text, text) FROM PUBLIC;
 
+-- The encoder process
+
+CREATE FUNCTION visrec.encoder_status(OUT pid integer, OUT model text, OUT fingerprint text, OUT runtime text,
+    OUT "precision" text, OUT device text, OUT uptime interval, OUT images bigint, OUT mean_batch numeric,
+    OUT waiting integer) RETURNS SETOF record
+LANGUAGE sql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (s ->> 'pid')::integer, m ->> 'model', m ->> 'fingerprint', m ->> 'runtime', m ->> 'precision',
+           m ->> 'device', make_interval(secs => (s ->> 'uptime')::double precision), (s ->> 'images')::bigint,
+           round((s ->> 'images')::numeric / nullif((s ->> 'batches')::numeric, 0), 1), (s ->> 'waiting')::integer
+    FROM visrec._encoder_status() AS s LEFT JOIN LATERAL jsonb_array_elements(s -> 'models') AS m ON true
+    WHERE s IS NOT NULL AND s <> 'null'
+$$;
+COMMENT ON FUNCTION visrec.encoder_status() IS
+    'The encoder process of this cluster: a row for each model it has loaded, one row with NULLs before the first, '
+    'none where it does not run. images, mean_batch (images in a forward pass) and waiting are of all models together.';
+REVOKE ALL ON FUNCTION visrec.encoder_status() FROM PUBLIC;
+
+CREATE FUNCTION visrec.encoder_warm(model text DEFAULT 'clip-ViT-B-32') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    answer jsonb := visrec._encoder_warm(model);
+BEGIN
+    IF answer ? 'error' THEN
+        PERFORM visrec._raise(answer -> 'error', format('could not load model "%s"', model));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec.encoder_warm(text) IS
+    'Start the encoder process, if need be, and have it load a model: the next INSERT does not wait for that. '
+    'For the extension''s owner.';
+REVOKE ALL ON FUNCTION visrec.encoder_warm(text) FROM PUBLIC;
+
 -- Rows of attached tables. These run as the table's owner, inside the table's trigger function.
 
 CREATE FUNCTION visrec._embed_rows(relation oid, config jsonb, ids text[]) RETURNS void

@@ -8,15 +8,18 @@ and HINT. A cancel is raised by the server inside ``plpy.execute`` and caught no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from visrec_db import errors
+from visrec_db import client, errors
 from visrec_db.in_process import InProcess, Model, add_libraries
 
-BATCH_SIZE = 64
-"""Rows that a trigger reads, embeds and writes together."""
+BATCH_SIZE = 256
+"""Rows that a trigger reads together; they are written as they come back from the encoder."""
+
+FEW = 8
+"""A statement of more rows is bulk work: single rows of other sessions go before it."""
 
 SHOWN = 500
 """Characters of an image's path kept in ``visrec.failure`` and in messages."""
@@ -27,12 +30,13 @@ class Plpy(Protocol):
 
     def prepare(self, query: str, types: Sequence[str] = ..., /) -> Any: ...
     def execute(self, plan: Any, values: Sequence[Any] = ..., /) -> Any: ...
+    def warning(self, message: str, /) -> Any: ...
 
 
 class Embedder(Protocol):
-    """The seam: an encoder in this process today, a shared one's client beside it."""
+    """The seam: the encoder process's client, or an encoder in this process."""
 
-    def embed_images(self, sources: Sequence[Any]) -> list[str | errors.ImageError]: ...
+    def embed_images(self, sources: Sequence[Any]) -> Iterator[list[str | errors.ImageError]]: ...
     def embed_text(self, query: str) -> str: ...
 
 
@@ -41,7 +45,7 @@ def write_vectors(plpy: Plpy, relation: int, config: str, ids: Sequence[str]) ->
 
     With ``on_error`` = raise it stops at the first failure. Returns the ``Outcome`` as JSON.
     """
-    table = _Table(plpy, relation, config)
+    table = _Table(plpy, relation, config, bulk=len(ids) > FEW)
     outcome = Outcome()
     for start in range(0, len(ids), BATCH_SIZE):
         rows = table.read(ids[start : start + BATCH_SIZE])
@@ -60,7 +64,7 @@ def backfill_batch(
     last key seen, null when there was no row left. An encoder that cannot work is an error for
     the whole batch, recorded for no row.
     """
-    table = _Table(plpy, relation, config)
+    table = _Table(plpy, relation, config, bulk=True)
     outcome = Outcome()
     rows = table.read_next(after, batch_size)
     if rows:
@@ -75,11 +79,11 @@ def embed(plpy: Plpy, model: str, path: str | None, image: bytes | None, query: 
     Returns JSON: ``{"embedding": text}`` or ``{"error": …}``.
     """
     try:
-        embedder = _connect(plpy, model)
+        embedder = _connect(plpy, model, bulk=False)
         if query is not None:
             result: str | errors.VisrecError = embedder.embed_text(query)
         else:
-            [result] = embedder.embed_images([image if path is None else path])
+            [[result]] = embedder.embed_images([image if path is None else path])
     except errors.EncoderError as error:
         result = error
     if isinstance(result, str):
@@ -126,8 +130,9 @@ class _Failures:
 class _Table:
     """An attached table: its quoted names, read once a call, and what is done with its rows."""
 
-    def __init__(self, plpy: Plpy, relation: int, config: str) -> None:
+    def __init__(self, plpy: Plpy, relation: int, config: str, bulk: bool) -> None:
         self._plpy = plpy
+        self._bulk = bulk
         self._relation = relation
         self.config = json.loads(config)
         [self._names] = _NAMES.run(plpy, relation, config)
@@ -152,21 +157,45 @@ class _Table:
         outcome: Outcome,
         record_encoder_errors: bool = True,
     ) -> None:
-        """Give each row its vector, or its line in ``visrec.failure``; count both."""
-        with_image = [row for row in rows if row["image"] is not None]
-        healed = [row["id"] for row in rows if row["image"] is None]
+        """Give each row its vector, or its line in ``visrec.failure``; count both.
+
+        Rows are written while the encoder works on those after them. With ``on_error`` = raise it
+        stops at the first failure.
+        """
+        self._forget_failures([row["id"] for row in rows if row["image"] is None])
+        rest = [row for row in rows if row["image"] is not None]
         try:
-            results: Sequence[str | errors.VisrecError] = self._embed(with_image)
+            for results in self._embed([row["image"] for row in rest]):
+                self._store(rest[: len(results)], results, outcome)
+                rest = rest[len(results) :]
+                if outcome.failed and self.config["on_error"] == "raise":
+                    return
         except errors.EncoderError as error:
             self._broken = error
-            if not record_encoder_errors:
-                outcome.failed += len(with_image)
+            if record_encoder_errors:
+                self._store(rest, [error] * len(rest), outcome)
+            else:
+                outcome.failed += len(rest)
                 outcome.first_failure = _as_dict(error, None)
-                return
-            results = [error] * len(with_image)
+
+    def _embed(self, images: Sequence[Any]) -> Iterator[Sequence[str | errors.VisrecError]]:
+        if not images:
+            return
+        if self._broken is not None:  # do not try for each batch what just failed for the first
+            raise self._broken
+        if self._embedder is None:
+            self._embedder = _connect(self._plpy, self.config["model"], self._bulk)
+        yield from self._embedder.embed_images(images)
+
+    def _store(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        results: Sequence[str | errors.VisrecError],
+        outcome: Outcome,
+    ) -> None:
         vectors: dict[str, str] = {}
         failures = _Failures()
-        for row, result in zip(with_image, results, strict=True):
+        for row, result in zip(rows, results, strict=True):
             if isinstance(result, str):
                 vectors[row["id"]] = result
                 continue
@@ -180,25 +209,42 @@ class _Table:
                 "id": row["id"],
             }
         if vectors:
-            _STORE.run(self._plpy, list(vectors), list(vectors.values()), names=self._names)
-        if vectors or healed:
-            _FORGET_FAILURES.run(self._plpy, self._relation, [*vectors, *healed])
+            _STORE.run(
+                self._plpy, list(vectors), list(vectors.values()), names=self._names
+            )
+        self._forget_failures(list(vectors))
         if failures.ids:
             _RECORD_FAILURES.run(self._plpy, self._relation, *failures.__dict__.values())
         outcome.embedded += len(vectors)
         outcome.failed += len(failures.ids)
 
-    def _embed(self, rows: Sequence[Mapping[str, Any]]) -> list[str | errors.ImageError]:
-        if not rows:
-            return []
-        if self._broken is not None:  # do not try for each batch what just failed for the first
-            raise self._broken
-        if self._embedder is None:
-            self._embedder = _connect(self._plpy, self.config["model"])
-        return self._embedder.embed_images([row["image"] for row in rows])
+    def _forget_failures(self, ids: Sequence[str]) -> None:
+        if ids:
+            _FORGET_FAILURES.run(self._plpy, self._relation, list(ids))
 
 
-def _connect(plpy: Plpy, model_name: str) -> Embedder:
+def encoder_status(plpy: Plpy) -> str:
+    """JSON: what the encoder process says of itself; null where none runs."""
+    return json.dumps(client.control("status", lambda: _checkpoint(plpy)))
+
+
+def encoder_stop(plpy: Plpy) -> bool:
+    """End the encoder process; false where none runs. The next call starts another."""
+    return client.control("stop", lambda: _checkpoint(plpy)) is not None
+
+
+def encoder_warm(plpy: Plpy, model: str) -> str:
+    """Have the encoder process load a model; JSON with an ``error``, or empty."""
+    try:
+        embedder = _connect(plpy, model, bulk=False)
+        if isinstance(embedder, client.Shared):
+            embedder.warm()
+    except errors.EncoderError as error:
+        return json.dumps({"error": _as_dict(error, None)})
+    return "{}"
+
+
+def _connect(plpy: Plpy, model_name: str, bulk: bool) -> Embedder:
     """The encoder that the administrator's settings choose, with one registered model."""
     found = _MODEL.run(plpy, model_name)
     if not found:
@@ -206,8 +252,31 @@ def _connect(plpy: Plpy, model_name: str) -> Embedder:
             f'the model "{model_name}" is not registered',
             hint="An administrator can register it: SELECT visrec.register_model(…).",
         )
+    model = Model(**found[0])
     settings = {row["name"]: row["value"] for row in _SETTINGS.run(plpy)}
-    return InProcess(Model(**found[0]), settings, lambda: _checkpoint(plpy))
+
+    def checkpoint() -> None:
+        _checkpoint(plpy)
+
+    if settings["encoder"] == "in_process":
+        return InProcess(model, settings, checkpoint)
+    try:
+        client.connect(checkpoint, settings["encoder_idle_seconds"])
+    except errors.EncoderUnavailable as error:
+        if settings["encoder"] == "shared":
+            raise
+        _warn_once(plpy, f"visrec embeds in this session itself: {error.message}")
+        return InProcess(model, settings, checkpoint)
+    return client.Shared(model, settings, checkpoint, bulk)
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(plpy: Plpy, message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        plpy.warning(message)
 
 
 def _checkpoint(plpy: Plpy) -> None:

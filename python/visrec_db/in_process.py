@@ -7,7 +7,7 @@ same two methods.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +42,8 @@ class InProcess:
         self._settings = settings
         self._checkpoint = checkpoint
 
-    def embed_images(self, sources: Sequence[Any]) -> list[str | errors.ImageError]:
-        """Each image's vector as text, or its error, in order."""
+    def embed_images(self, sources: Sequence[Any]) -> Iterator[list[str | errors.ImageError]]:
+        """Each image's vector as text, or its error: consecutive slices, in order."""
         add_libraries()
         from visrec_db import encoder, images  # noqa: PLC0415 - needs the libraries
 
@@ -52,7 +52,9 @@ class InProcess:
             max_bytes=int(self._settings["max_image_bytes"]),
             max_pixels=int(self._settings["max_image_pixels"]),
         )
-        return encoder.embed_images(self._encoder(), sources, policy, self._checkpoint)
+        for start in range(0, len(sources), encoder.FORWARD_BATCH):
+            some = sources[start : start + encoder.FORWARD_BATCH]
+            yield encoder.embed_images(self._encoder(), some, policy, self._checkpoint)
 
     def embed_text(self, query: str) -> str:
         """The text's vector as text."""

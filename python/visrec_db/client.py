@@ -1,0 +1,344 @@
+"""What a backend uses to reach the encoder process: the standard library only.
+
+A backend's working directory is its data directory, so the socket's path is short however long
+the data directory's is. The first backend that finds no encoder starts one; a lock lets one do it
+while the others wait for the socket. All waiting is done in short steps with ``checkpoint`` between
+them, so that a cancel takes effect at once; it closes the connection, and the encoder drops the work.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from visrec_db import __version__, errors, protocol
+
+HOME = Path(__file__).absolute().parents[2]
+"""Where `make install` put the package, and the virtual environment beside it."""
+
+STEP = 0.05
+"""Seconds between two looks whether the statement was cancelled."""
+
+START_WITHIN = 20.0
+"""Seconds for the encoder process to open its socket (it loads models later)."""
+
+ERRORS = {
+    cls.code: cls
+    for base in (errors.ImageError, errors.EncoderError)
+    for cls in base.__subclasses__()
+}
+
+Checkpoint = Callable[[], None]
+
+
+class EncoderGone(Exception):
+    """The connection ended before the answer was complete."""
+
+
+def build() -> str:
+    """What must be the same on both sides: the version and the installed files."""
+    package = Path(__file__).absolute().parent
+    return f"{__version__}+{package.stat().st_mtime_ns:x}"
+
+
+class Connection:
+    """One connection to the encoder; ``request`` yields the frames of an answer."""
+
+    def __init__(self, sock: socket.socket, checkpoint: Checkpoint) -> None:
+        self._socket = sock
+        self._socket.setblocking(False)
+        self._buffer = bytearray()
+        self.checkpoint = checkpoint
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def request(
+        self, header: dict[str, Any], blobs: Sequence[bytes] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """Send a request and yield its frames; raises ``EncoderGone`` if the other side ends."""
+        finished = False
+        try:
+            self._send(protocol.pack({**header, "build": build()}, blobs))
+            while True:
+                answer = self._receive()
+                if answer.get("alive"):
+                    continue
+                finished = bool(answer.get("done"))
+                yield answer
+                if finished:
+                    return
+        finally:
+            if not finished:  # cancelled, broken, or no longer wanted: no answer must be left over
+                self.close()
+
+    def _wait(self, reading: bool, until: float) -> None:
+        while True:
+            self.checkpoint()
+            sockets = [self._socket]
+            ready = select.select(sockets if reading else [], [] if reading else sockets, [], STEP)
+            if ready[0] or ready[1]:
+                return
+            if time.monotonic() > until:
+                raise errors.EncoderUnavailable(
+                    f"the encoder process gave no sign of life for {protocol.SILENCE:.0f} s",
+                    hint="SELECT visrec.encoder_restart();",
+                )
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            self._wait(reading=False, until=time.monotonic() + protocol.SILENCE)
+            try:
+                view = view[self._socket.send(view) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise EncoderGone(str(error)) from error
+
+    def _receive(self) -> dict[str, Any]:
+        size = protocol.LENGTH.unpack(self._read(protocol.LENGTH.size))[0]
+        return protocol.unpack_header(self._read(size))[0]
+
+    def _read(self, count: int) -> bytes:
+        until = time.monotonic() + protocol.SILENCE
+        while len(self._buffer) < count:
+            self._wait(reading=True, until=until)
+            try:
+                data = self._socket.recv(1 << 18)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise EncoderGone(str(error)) from error
+            if not data:
+                raise EncoderGone("it closed the connection")
+            self._buffer += data
+            until = time.monotonic() + protocol.SILENCE
+        found = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return found
+
+
+_connection: Connection | None = None
+
+
+def connect(checkpoint: Checkpoint, idle_seconds: str) -> Connection:
+    """This session's connection, to an encoder that is started if there is none."""
+    global _connection  # noqa: PLW0603 - one for the session
+    if _connection is None or _connection._socket.fileno() < 0:  # noqa: SLF001
+        sock = _open()
+        if sock is None:
+            sock = _start(checkpoint, idle_seconds)
+        _connection = Connection(sock, checkpoint)
+    _connection.checkpoint = checkpoint
+    return _connection
+
+
+def running(checkpoint: Checkpoint) -> Connection | None:
+    """A connection to the encoder if one runs; none is started."""
+    sock = _open()
+    return None if sock is None else Connection(sock, checkpoint)
+
+
+def _open() -> socket.socket | None:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(protocol.SOCKET)
+    except (FileNotFoundError, ConnectionRefusedError):
+        sock.close()
+        return None
+    except OSError as error:
+        sock.close()
+        raise errors.EncoderUnavailable(f"the encoder's socket: {error.strerror}") from error
+    return sock
+
+
+def _start(checkpoint: Checkpoint, idle_seconds: str) -> socket.socket:
+    """Start the encoder process, or wait for another session that is at it."""
+    until = time.monotonic() + START_WITHIN
+    lock = os.open(protocol.STARTING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        started: subprocess.Popen[bytes] | None = None
+        while True:
+            checkpoint()
+            sock = _open()
+            if sock is not None:
+                return sock
+            if started is None and _locked(lock):
+                # Looked again with the lock in hand: the one before us may have started it.
+                sock = _open()
+                if sock is not None:
+                    return sock
+                started = _spawn(idle_seconds)
+            if started is not None and started.poll() not in (None, 0):
+                raise errors.EncoderUnavailable(f"the encoder process ended: {_last_words()}")
+            if time.monotonic() > until:
+                raise errors.EncoderUnavailable(
+                    f"the encoder process did not start within {START_WITHIN:.0f} s: {_last_words()}"
+                )
+            time.sleep(0.01)
+    finally:
+        os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _spawn(idle_seconds: str) -> subprocess.Popen[bytes]:
+    """The process that becomes the encoder: nothing of this backend's but its user."""
+    python = HOME / "venv" / "bin" / "python"
+    if not python.exists():
+        raise errors.EncoderUnavailable(
+            f'the Python environment is not in "{HOME / "venv"}"',
+            hint="Build it on the server: make venv.",
+        )
+    postmaster = Path("postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0]
+    script = (
+        f"import sys; sys.path.insert(0, {str(HOME / 'python')!r});"
+        " from visrec_db import server; server.main()"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
+    with open(protocol.LOG, "ab") as log:  # noqa: PTH123 - relative to the data directory
+        return subprocess.Popen(  # noqa: S603 - the installed Python, fixed arguments
+            [str(python), "-I", "-c", script, postmaster, idle_seconds],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            close_fds=True,
+            start_new_session=True,
+        )
+
+
+def _last_words() -> str:
+    try:
+        lines = Path(protocol.LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return "it wrote nothing"
+    return next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
+
+
+class Shared:
+    """Embeds through the encoder process; the counterpart of ``InProcess``."""
+
+    def __init__(
+        self, model: Any, settings: dict[str, str], checkpoint: Checkpoint, bulk: bool
+    ) -> None:
+        self._header = {
+            "model": [model.name, model.directory, model.fingerprint],
+            "policy": {
+                "roots": [root for root in settings["image_roots"].split(":") if root],
+                "max_bytes": int(settings["max_image_bytes"]),
+                "max_pixels": int(settings["max_image_pixels"]),
+            },
+            "bulk": bulk,
+        }
+        self._idle_seconds = settings["encoder_idle_seconds"]
+        self._checkpoint = checkpoint
+
+    def embed_images(self, sources: Sequence[Any]) -> Iterator[list[str | errors.ImageError]]:
+        """Consecutive slices of the results, in order, as they come.
+
+        An encoder that ends in the middle is started again, once, for what is missing.
+        """
+        done = 0
+        for attempt in (1, 2):
+            rest = sources[done:]
+            items = [source if isinstance(source, str) else None for source in rest]
+            blobs = [bytes(source) for source in rest if not isinstance(source, str)]
+            try:
+                for answer in self._ask({"op": "images", "items": items}, blobs):
+                    results = [_result(result) for result in answer.get("results", [])]
+                    if results:
+                        done += len(results)
+                        yield results
+                return
+            except EncoderGone as gone:
+                if attempt == 2:
+                    raise _ended(gone) from gone
+
+    def embed_text(self, query: str) -> str:
+        """The text's vector as text."""
+        for attempt in (1, 2):
+            try:
+                for answer in self._ask({"op": "text", "query": query}):
+                    if "embedding" in answer:
+                        return str(answer["embedding"])
+            except EncoderGone as gone:
+                if attempt == 2:
+                    raise _ended(gone) from gone
+        raise errors.EncoderUnavailable("the encoder process gave no answer")
+
+    def warm(self) -> None:
+        """Have the model loaded."""
+        for _ in self._ask({"op": "warm"}):
+            pass
+
+    def _ask(
+        self, request: dict[str, Any], blobs: Sequence[bytes] = ()
+    ) -> Iterator[dict[str, Any]]:
+        until = time.monotonic() + START_WITHIN
+        while True:
+            connection = connect(self._checkpoint, self._idle_seconds)
+            for answer in connection.request({**self._header, **request}, blobs):
+                if answer.get("other_build"):  # an older or newer one: it ends, we start ours
+                    break
+                if "error" in answer:
+                    raise _error(answer["error"])
+                yield answer
+            else:
+                return
+            if time.monotonic() > until:
+                raise errors.EncoderUnavailable("an encoder of another version does not end")
+            connection.close()
+            time.sleep(0.02)
+
+
+def _ended(gone: EncoderGone) -> errors.EncoderUnavailable:
+    return errors.EncoderUnavailable(
+        f"the encoder process ended twice while it worked on this: {gone}",
+        hint=f"See {protocol.LOG} in the data directory.",
+    )
+
+
+def _error(found: dict[str, Any]) -> errors.VisrecError:
+    cls = ERRORS.get(found["code"], errors.EncoderUnavailable)
+    return cls(found["message"], found.get("hint"))
+
+
+def _result(found: Any) -> str | errors.ImageError:
+    if isinstance(found, str):
+        return found
+    error = _error(found)
+    if not isinstance(error, errors.ImageError):
+        raise error
+    return error
+
+
+def control(op: str, checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Ask a running encoder for its ``status``, or to ``stop``; None where none runs."""
+    connection = running(checkpoint)
+    if connection is None:
+        return None
+    try:
+        for answer in connection.request({"op": op}):
+            return answer
+    except EncoderGone:
+        pass
+    finally:
+        connection.close()
+    return None
+
+

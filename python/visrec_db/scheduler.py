@@ -1,0 +1,225 @@
+"""Batches across sessions: which picture is decoded next, and which go into a forward pass.
+
+Decoding threads and one forward thread work side by side. Small requests (a row or a few) go before
+bulk ones everywhere, so that a backfill cannot starve an INSERT. A forward pass takes what waits at
+that moment; only bulk pictures wait for a full batch, and only while more of them are on the way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from visrec_db import encoder as encoders
+from visrec_db import errors, images
+
+SMALL = 8
+"""A request of at most so many images is small, unless it says that it is part of a bulk."""
+
+TRY_AGAIN = 2.0
+"""Seconds before a model that did not load is tried again."""
+
+AHEAD = 4
+"""Full batches of decoded bulk pictures that may wait for the forward pass."""
+
+
+@dataclass
+class Model:
+    """A model that is loaded when the first picture needs it; one thread loads, others wait."""
+
+    directory: str | None
+    load: Callable[[str | None], encoders.Encoder] = encoders.load
+    encoder: encoders.Encoder | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _failed: tuple[float, errors.EncoderError] | None = None
+
+    def get(self) -> encoders.Encoder:
+        """The loaded encoder; ``EncoderError`` where it cannot be loaded.
+
+        A failure is told to all who ask within ``TRY_AGAIN`` seconds without another attempt.
+        """
+        with self._lock:
+            if self._failed is not None and time.monotonic() - self._failed[0] < TRY_AGAIN:
+                raise self._failed[1]
+            if self.encoder is None:
+                try:
+                    self.encoder = self.load(self.directory)
+                except errors.EncoderError as error:
+                    self._failed = (time.monotonic(), error)
+                    raise
+            return self.encoder
+
+
+class Request:
+    """Images to embed for one client. ``progress`` is called, in any thread, after each result."""
+
+    def __init__(
+        self,
+        model: Model,
+        sources: Sequence[images.Source],
+        policy: images.Policy,
+        bulk: bool,
+        progress: Callable[[], None],
+    ) -> None:
+        self.model = model
+        self.policy = policy
+        self.small = not bulk and len(sources) <= SMALL
+        self.cancelled = False
+        self.progress = progress
+        self.results: list[str | errors.VisrecError | None] = [None] * len(sources)
+        self.items = [_Item(self, place, source) for place, source in enumerate(sources)]
+
+
+@dataclass
+class _Item:
+    request: Request
+    place: int
+    source: images.Source | None
+    prepared: Any = None
+
+    def finish(self, result: str | errors.VisrecError) -> None:
+        self.source = self.prepared = None
+        self.request.results[self.place] = result
+        self.request.progress()
+
+
+class Scheduler:
+    """The threads and the queues between them."""
+
+    def __init__(self, decoders: int) -> None:
+        self._condition = threading.Condition()
+        self._undecoded: tuple[deque[_Item], deque[_Item]] = (deque(), deque())  # small, bulk
+        self._ready: tuple[deque[_Item], deque[_Item]] = (deque(), deque())
+        self._decoding_bulk = 0
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._stopping = False
+        self.images = 0
+        self.batches = 0
+        self._threads = [threading.Thread(target=self._decode_all) for _ in range(decoders)]
+        self._threads.append(threading.Thread(target=self._forward_all))
+        for thread in self._threads:
+            thread.daemon = True
+            thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Queue a request's images."""
+        with self._condition:
+            self._undecoded[not request.small].extend(request.items)
+            self._condition.notify_all()
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Run ``job`` in the forward thread, before the next batch (texts, loading a model)."""
+        with self._condition:
+            self._jobs.append(job)
+            self._condition.notify_all()
+
+    def waiting(self) -> int:
+        """Images that are queued or decoded and not yet embedded."""
+        with self._condition:
+            queues = (*self._undecoded, *self._ready)
+            return sum(not item.request.cancelled for queue in queues for item in queue)
+
+    # Decoding ---------------------------------------------------------------------------------
+
+    def _decode_all(self) -> None:
+        while True:
+            item = self._next_undecoded()
+            try:
+                item.prepared = self._decode(item)
+            except errors.VisrecError as error:
+                self._decoded(item, ready=False)
+                item.finish(error)
+            except BaseException as error:  # noqa: BLE001 - a thread that dies would hang them all
+                self._decoded(item, ready=False)
+                item.finish(errors.EncoderUnavailable(f"the decoder failed: {error!r}"))
+            else:
+                self._decoded(item, ready=item.prepared is not None)
+
+    @staticmethod
+    def _decode(item: _Item) -> Any:
+        request = item.request
+        if request.cancelled or item.source is None:
+            return None
+        encoder = request.model.get()
+        return encoder.prepare(images.open_picture(item.source, request.policy))
+
+    def _next_undecoded(self) -> _Item:
+        small, bulk = self._undecoded
+        with self._condition:
+            while True:
+                if small:
+                    return small.popleft()
+                if bulk and len(self._ready[1]) < AHEAD * _batch(bulk[0]):
+                    self._decoding_bulk += 1
+                    return bulk.popleft()
+                self._condition.wait()
+
+    def _decoded(self, item: _Item, ready: bool) -> None:
+        bulk = not item.request.small
+        with self._condition:
+            if bulk:
+                self._decoding_bulk -= 1
+            if ready:
+                self._ready[bulk].append(item)
+            self._condition.notify_all()
+
+    # Forward passes ---------------------------------------------------------------------------
+
+    def _forward_all(self) -> None:
+        while True:
+            with self._condition:
+                while not (self._jobs or (batch := self._next_batch())):
+                    self._condition.wait()
+                job = self._jobs.popleft() if self._jobs else None
+            if job is not None:
+                job()
+            else:
+                self._forward(batch)
+
+    def _next_batch(self) -> list[_Item]:
+        """What goes into a forward pass now; empty if it is worth waiting."""
+        small, bulk = self._ready
+        first = small[0] if small else bulk[0] if bulk else None
+        if first is None:
+            return []
+        size = _batch(first)
+        more_bulk_comes = bool(self._decoding_bulk or self._undecoded[1])
+        if not small and len(bulk) < size and more_bulk_comes:
+            return []
+        model = first.request.model
+        batch: list[_Item] = []
+        for queue in (small, bulk):
+            kept = [item for item in queue if item.request.model is not model]
+            mine = [item for item in queue if item.request.model is model]
+            taken = mine[: size - len(batch)]
+            batch += taken
+            queue.clear()
+            queue.extend([*mine[len(taken) :], *kept])
+        self._condition.notify_all()  # there is room for decoded pictures again
+        return batch
+
+    def _forward(self, batch: list[_Item]) -> None:
+        batch = [item for item in batch if not item.request.cancelled]
+        if not batch:
+            return
+        try:
+            encoder = batch[0].request.model.get()
+            vectors = encoder.encode_prepared([item.prepared for item in batch])
+            results: Sequence[str | errors.VisrecError] = [encoders.as_text(v) for v in vectors]
+        except errors.VisrecError as error:
+            results = [error] * len(batch)
+        except BaseException as error:  # noqa: BLE001 - see _decode_all
+            results = [errors.EncoderUnavailable(f"the model failed: {error!r}")] * len(batch)
+        self.images += len(batch)
+        self.batches += 1
+        for item, result in zip(batch, results, strict=True):
+            item.finish(result)
+
+
+def _batch(item: _Item) -> int:
+    encoder = item.request.model.encoder
+    return encoder.batch if encoder is not None else 1

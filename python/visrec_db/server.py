@@ -1,0 +1,303 @@
+"""The encoder process: one for a cluster, started by the first backend that needs it.
+
+It holds the models, and answers every session of the cluster over a local socket in the data
+directory, which only the server's user may enter. It ends with the postmaster, however that ends,
+and after an idle time; whoever calls next starts a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from visrec_db import errors, protocol
+from visrec_db.client import build
+
+Frame = tuple[dict[str, Any], list[bytes]]
+
+
+def main() -> None:
+    """``python -c … POSTMASTER_PID IDLE_SECONDS`` in the data directory."""
+    postmaster, idle_seconds = int(sys.argv[1]), float(sys.argv[2])
+    _detach(postmaster)
+    lock = os.open(protocol.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # another one runs
+    with contextlib.suppress(OSError):  # when memory runs out, this one goes before PostgreSQL
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    Path(protocol.LOG).write_text("", encoding="utf-8")
+    asyncio.run(Server(postmaster, idle_seconds).serve())
+
+
+def _detach(postmaster: int) -> None:
+    """Leave the backend that started this process, which may end long before it.
+
+    Where the postmaster is process 1, as in a container, it becomes the parent of every orphan, and
+    takes one that was killed for a crashed backend. There the first process stays as the
+    parent, and ends without a fault whatever becomes of its child.
+    """
+    child = os.fork()
+    if child == 0:
+        return
+    if postmaster == 1:
+        with contextlib.suppress(OSError):
+            os.waitpid(child, 0)
+    os._exit(0)
+
+
+class Server:
+    """Connections, requests and their answers; the work is the scheduler's."""
+
+    def __init__(self, postmaster: int, idle_seconds: float) -> None:
+        self._postmaster = postmaster
+        self._idle_seconds = idle_seconds
+        self._build = build()
+        self._started = self._used = time.monotonic()
+        self._busy = 0
+        self._models: dict[tuple[str, str | None, str], Any] = {}
+        self._scheduler: Any = None
+        self._stop: asyncio.Event
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Listen until stopped, idle, or without a postmaster."""
+        self._stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            loop.add_reader(os.pidfd_open(self._postmaster), self._stop.set)
+        except OSError:
+            return  # the postmaster is gone already
+        listener = await self._listen()
+        # numpy, Pillow and the rest take a moment to import: clients can already connect.
+        from visrec_db.scheduler import Scheduler  # noqa: PLC0415
+
+        self._scheduler = Scheduler(decoders=max(2, len(os.sched_getaffinity(0))))
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), 1.0)
+            if not self._busy and time.monotonic() - self._used > self._idle_seconds:
+                break
+        listener.close()
+        Path(protocol.SOCKET).unlink(missing_ok=True)
+        os._exit(0)  # not waiting for threads in the middle of a forward pass
+
+    async def _listen(self) -> asyncio.AbstractServer:
+        Path(protocol.SOCKET).unlink(missing_ok=True)  # a dead one's: we have the lock
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            sock.bind(protocol.SOCKET)
+        finally:
+            os.umask(mask)
+        sock.setblocking(False)
+        return await asyncio.start_unix_server(self._converse, sock=sock, backlog=1024)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            peer = writer.get_extra_info("socket")
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            if struct.unpack("3i", credentials)[1] != os.getuid():
+                return
+            while True:
+                header, blobs = await _read_frame(reader)
+                self._busy += 1
+                try:
+                    await self._answer(header, blobs, reader, writer)
+                finally:
+                    self._busy -= 1
+                    self._used = time.monotonic()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client went away
+        finally:
+            writer.close()
+
+    async def _answer(
+        self,
+        header: dict[str, Any],
+        blobs: list[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        operation = header["op"]
+        client = _Client(reader, writer)
+        if header["build"] != self._build and operation not in ("stop", "status"):
+            await client.send({"other_build": self._build, "done": True})
+            self._stop.set()
+            return
+        if operation == "status":
+            await client.send({**self._status(), "done": True})
+        elif operation == "stop":
+            await client.send({"done": True})
+            self._stop.set()
+        else:
+            await self._work(operation, header, blobs, client)
+
+    async def _work(
+        self,
+        operation: str,
+        header: dict[str, Any],
+        blobs: list[bytes],
+        client: _Client,
+    ) -> None:
+        while self._scheduler is None:
+            await asyncio.sleep(0.01)
+        model = self._model(header["model"])
+        try:
+            if operation == "images":
+                await self._images(model, header, blobs, client)
+            elif operation == "text":
+                embedding = await self._in_forward_thread(model, header["query"], client)
+                await client.send({"embedding": embedding, "done": True})
+            else:
+                await self._in_forward_thread(model, None, client)
+                await client.send({"done": True})
+        except errors.VisrecError as error:
+            await client.send({"error": _as_dict(error), "done": True})
+
+    async def _images(
+        self, model: Any, header: dict[str, Any], blobs: list[bytes], client: _Client
+    ) -> None:
+        """Send results as they come, consecutive ones together, in order."""
+        from visrec_db import images, scheduler  # noqa: PLC0415 - see serve
+
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        bytes_given = iter(blobs)
+        sources = [next(bytes_given) if item is None else item for item in header["items"]]
+        policy = header["policy"]
+        request = scheduler.Request(
+            model,
+            sources,
+            images.Policy(tuple(policy["roots"]), policy["max_bytes"], policy["max_pixels"]),
+            header["bulk"],
+            progress=lambda: loop.call_soon_threadsafe(changed.set),
+        )
+        del sources, bytes_given
+        blobs.clear()
+        self._scheduler.submit(request)
+        sent = 0
+        try:
+            while sent < len(request.results):
+                await client.wait(changed)
+                changed.clear()
+                end = sent
+                while end < len(request.results) and request.results[end] is not None:
+                    end += 1
+                if end > sent:
+                    found = [
+                        _as_dict(result) if isinstance(result, errors.VisrecError) else result
+                        for result in request.results[sent:end]
+                    ]
+                    request.results[sent:end] = [""] * (end - sent)
+                    sent = end
+                    done = sent == len(request.results)
+                    await client.send({"results": found, "done": done})
+        finally:
+            request.cancelled = True  # what is left of it is wanted no more
+        if not request.results:
+            await client.send({"done": True})
+
+    async def _in_forward_thread(
+        self, model: Any, query: str | None, client: _Client
+    ) -> str | None:
+        """Load the model, and embed a text where there is one."""
+        from visrec_db import encoder  # noqa: PLC0415 - see serve
+
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        outcome: list[Any] = []
+
+        def job() -> None:
+            try:
+                loaded = model.get()
+                text = encoder.as_text(loaded.encode_texts([query])[0]) if query else None
+                outcome.append(text)
+            except errors.VisrecError as error:
+                outcome.append(error)
+            except Exception as error:  # noqa: BLE001 - the thread must live on
+                outcome.append(errors.EncoderUnavailable(f"the model failed: {error!r}"))
+            loop.call_soon_threadsafe(done.set)
+
+        self._scheduler.run(job)
+        await client.wait(done)
+        if isinstance(outcome[0], errors.VisrecError):
+            raise outcome[0]
+        result: str | None = outcome[0]
+        return result
+
+    def _model(self, key: list[Any]) -> Any:
+        from visrec_db.scheduler import Model  # noqa: PLC0415 - see serve
+
+        name, directory, fingerprint = key
+        return self._models.setdefault((name, directory, fingerprint), Model(directory))
+
+    def _status(self) -> dict[str, Any]:
+        scheduler = self._scheduler
+        models = [
+            {
+                "model": name,
+                "fingerprint": fingerprint,
+                "runtime": model.encoder.runtime,
+                "precision": model.encoder.precision,
+                "device": model.encoder.device,
+            }
+            for (name, _, fingerprint), model in self._models.items()
+            if model.encoder is not None
+        ]
+        return {
+            "pid": os.getpid(),
+            "models": models,
+            "uptime": time.monotonic() - self._started,
+            "images": scheduler.images if scheduler else 0,
+            "batches": scheduler.batches if scheduler else 0,
+            "waiting": scheduler.waiting() if scheduler else 0,
+        }
+
+
+class _Client:
+    """The other side of a connection, while a request of its is worked on."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, header: dict[str, Any]) -> None:
+        self._writer.write(protocol.pack(header))
+        await self._writer.drain()
+
+    async def wait(self, event: asyncio.Event) -> None:
+        """Wait with signs of life; ``ConnectionResetError`` when the client has gone."""
+        quiet_since = time.monotonic()
+        while not event.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), 0.2)
+            if self._reader.at_eof():
+                raise ConnectionResetError
+            if time.monotonic() - quiet_since > protocol.ALIVE_EVERY:
+                quiet_since = time.monotonic()
+                await self.send({"alive": True})
+
+
+async def _read_frame(reader: asyncio.StreamReader) -> Frame:
+    size = protocol.LENGTH.unpack(await reader.readexactly(protocol.LENGTH.size))[0]
+    if size > protocol.MOST_HEADER:
+        raise ConnectionResetError
+    header, lengths = protocol.unpack_header(await reader.readexactly(size))
+    return header, [await reader.readexactly(length) for length in lengths]
+
+
+def _as_dict(error: errors.VisrecError) -> dict[str, Any]:
+    return {"code": error.code, "message": error.message, "hint": error.hint}
