@@ -8,9 +8,6 @@ and HINT. A cancel is raised by the server inside ``plpy.execute`` and caught no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from visrec_db import client, errors
 from visrec_db.in_process import InProcess, Model, add_libraries
@@ -25,19 +22,25 @@ SHOWN = 500
 """Characters of an image's path kept in ``visrec.failure`` and in messages."""
 
 
-class Plpy(Protocol):
-    """What is used of PL/Python's module ``plpy``."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # a new session imports this module: what only types need costs it nothing
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, Protocol
 
-    def prepare(self, query: str, types: Sequence[str] = ..., /) -> Any: ...
-    def execute(self, plan: Any, values: Sequence[Any] = ..., /) -> Any: ...
-    def warning(self, message: str, /) -> Any: ...
+    class Plpy(Protocol):
+        """What is used of PL/Python's module ``plpy``."""
 
+        def prepare(self, query: str, types: Sequence[str] = ..., /) -> Any: ...
+        def execute(self, plan: Any, values: Sequence[Any] = ..., /) -> Any: ...
+        def warning(self, message: str, /) -> Any: ...
 
-class Embedder(Protocol):
-    """The seam: the encoder process's client, or an encoder in this process."""
+    class Embedder(Protocol):
+        """The seam: the encoder process's client, or an encoder in this process."""
 
-    def embed_images(self, sources: Sequence[Any]) -> Iterator[list[str | errors.ImageError]]: ...
-    def embed_text(self, query: str) -> str: ...
+        def embed_images(
+            self, sources: Sequence[Any]
+        ) -> Iterator[list[str | errors.ImageError]]: ...
+        def embed_text(self, query: str) -> str: ...
 
 
 def write_vectors(plpy: Plpy, relation: int, config: str, ids: Sequence[str]) -> str:
@@ -104,27 +107,17 @@ def inspect_model(directory: str) -> str:
     return json.dumps({"fingerprint": fingerprint, "dimension": dimension})
 
 
-@dataclass
 class Outcome:
     """What became of the rows of one call."""
 
-    embedded: int = 0
-    failed: int = 0
-    first_failure: dict[str, Any] | None = None
-    last: str | None = None
+    def __init__(self) -> None:
+        self.embedded = 0
+        self.failed = 0
+        self.first_failure: dict[str, Any] | None = None
+        self.last: str | None = None
 
     def as_json(self) -> str:
         return json.dumps(self.__dict__)
-
-
-@dataclass
-class _Failures:
-    """Columns for one INSERT into ``visrec.failure``."""
-
-    ids: list[str] = field(default_factory=list)
-    images: list[str | None] = field(default_factory=list)
-    codes: list[str] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
 
 
 class _Table:
@@ -194,29 +187,25 @@ class _Table:
         outcome: Outcome,
     ) -> None:
         vectors: dict[str, str] = {}
-        failures = _Failures()
+        failures: list[tuple[str, str | None, str, str]] = []
         for row, result in zip(rows, results, strict=True):
             if isinstance(result, str):
                 vectors[row["id"]] = result
                 continue
             shown = _shown(row["image"])
-            failures.ids.append(row["id"])
-            failures.images.append(shown)
-            failures.codes.append(result.code)
-            failures.messages.append(result.message)
+            failures.append((row["id"], shown, result.code, result.message))
             outcome.first_failure = outcome.first_failure or {
                 **_as_dict(result, shown),
                 "id": row["id"],
             }
         if vectors:
-            _STORE.run(
-                self._plpy, list(vectors), list(vectors.values()), names=self._names
-            )
+            _STORE.run(self._plpy, list(vectors), list(vectors.values()), names=self._names)
         self._forget_failures(list(vectors))
-        if failures.ids:
-            _RECORD_FAILURES.run(self._plpy, self._relation, *failures.__dict__.values())
+        if failures:
+            columns = [list(column) for column in zip(*failures, strict=True)]
+            _RECORD_FAILURES.run(self._plpy, self._relation, *columns)
         outcome.embedded += len(vectors)
-        outcome.failed += len(failures.ids)
+        outcome.failed += len(failures)
 
     def _forget_failures(self, ids: Sequence[str]) -> None:
         if ids:
@@ -287,12 +276,12 @@ def _checkpoint(plpy: Plpy) -> None:
 _plans: dict[str, Any] = {}
 
 
-@dataclass(frozen=True)
 class _Statement:
     """A statement and the types of its parameters; ``%(name)s`` stands for a quoted name."""
 
-    types: Sequence[str]
-    text: str
+    def __init__(self, types: Sequence[str], text: str) -> None:
+        self.types = types
+        self.text = text
 
     def run(
         self, plpy: Plpy, *values: Any, names: Mapping[str, str] | None = None

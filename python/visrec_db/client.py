@@ -3,24 +3,31 @@
 A backend's working directory is its data directory, so the socket's path is short however long
 the data directory's is. The first backend that finds no encoder starts one; a lock lets one do it
 while the others wait for the socket. All waiting is done in short steps with ``checkpoint`` between
-them, so that a cancel takes effect at once; it closes the connection, and the encoder drops the work.
+them, so that a cancel takes effect at once; it closes the connection, and the work is dropped.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import os.path
 import select
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 from visrec_db import __version__, errors, protocol
 
-HOME = Path(__file__).absolute().parents[2]
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # a new session imports this module: what only types need costs it nothing
+    import subprocess
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    Checkpoint = Callable[[], None]
+
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+
+HOME = os.path.dirname(os.path.dirname(PACKAGE))
 """Where `make install` put the package, and the virtual environment beside it."""
 
 STEP = 0.05
@@ -35,8 +42,6 @@ ERRORS = {
     for cls in base.__subclasses__()
 }
 
-Checkpoint = Callable[[], None]
-
 
 class EncoderGone(Exception):
     """The connection ended before the answer was complete."""
@@ -44,8 +49,7 @@ class EncoderGone(Exception):
 
 def build() -> str:
     """What must be the same on both sides: the version and the installed files."""
-    package = Path(__file__).absolute().parent
-    return f"{__version__}+{package.stat().st_mtime_ns:x}"
+    return f"{__version__}+{os.stat(PACKAGE).st_mtime_ns:x}"
 
 
 class Connection:
@@ -56,6 +60,10 @@ class Connection:
         self._socket.setblocking(False)
         self._buffer = bytearray()
         self.checkpoint = checkpoint
+
+    @property
+    def closed(self) -> bool:
+        return self._socket.fileno() < 0
 
     def close(self) -> None:
         self._socket.close()
@@ -132,7 +140,7 @@ _connection: Connection | None = None
 def connect(checkpoint: Checkpoint, idle_seconds: str) -> Connection:
     """This session's connection, to an encoder that is started if there is none."""
     global _connection  # noqa: PLW0603 - one for the session
-    if _connection is None or _connection._socket.fileno() < 0:  # noqa: SLF001
+    if _connection is None or _connection.closed:
         sock = _open()
         if sock is None:
             sock = _start(checkpoint, idle_seconds)
@@ -181,7 +189,7 @@ def _start(checkpoint: Checkpoint, idle_seconds: str) -> socket.socket:
                 raise errors.EncoderUnavailable(f"the encoder process ended: {_last_words()}")
             if time.monotonic() > until:
                 raise errors.EncoderUnavailable(
-                    f"the encoder process did not start within {START_WITHIN:.0f} s: {_last_words()}"
+                    f"the encoder process did not start in {START_WITHIN:.0f} s: {_last_words()}"
                 )
             time.sleep(0.01)
     finally:
@@ -198,21 +206,24 @@ def _locked(lock: int) -> bool:
 
 def _spawn(idle_seconds: str) -> subprocess.Popen[bytes]:
     """The process that becomes the encoder: nothing of this backend's but its user."""
-    python = HOME / "venv" / "bin" / "python"
-    if not python.exists():
+    import subprocess  # noqa: PLC0415 - 5 ms that only the session that starts it needs
+
+    python = os.path.join(HOME, "venv", "bin", "python")
+    if not os.path.exists(python):
         raise errors.EncoderUnavailable(
-            f'the Python environment is not in "{HOME / "venv"}"',
+            f'the Python environment is not in "{HOME}/venv"',
             hint="Build it on the server: make venv.",
         )
-    postmaster = Path("postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0]
+    with open("postmaster.pid", encoding="utf-8") as file:
+        postmaster = file.readline().strip()
     script = (
-        f"import sys; sys.path.insert(0, {str(HOME / 'python')!r});"
+        f"import sys; sys.path.insert(0, {os.path.join(HOME, 'python')!r});"
         " from visrec_db import server; server.main()"
     )
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
-    with open(protocol.LOG, "ab") as log:  # noqa: PTH123 - relative to the data directory
+    with open(protocol.LOG, "ab") as log:
         return subprocess.Popen(  # noqa: S603 - the installed Python, fixed arguments
-            [str(python), "-I", "-c", script, postmaster, idle_seconds],
+            [python, "-I", "-c", script, postmaster, idle_seconds],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -224,10 +235,11 @@ def _spawn(idle_seconds: str) -> subprocess.Popen[bytes]:
 
 def _last_words() -> str:
     try:
-        lines = Path(protocol.LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+        with open(protocol.LOG, encoding="utf-8", errors="replace") as log:
+            lines = log.readlines()
     except OSError:
         return "it wrote nothing"
-    return next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
 
 
 class Shared:
@@ -340,5 +352,3 @@ def control(op: str, checkpoint: Checkpoint) -> dict[str, Any] | None:
     finally:
         connection.close()
     return None
-
-

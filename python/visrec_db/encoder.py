@@ -36,6 +36,11 @@ class Encoder(Protocol):
     """What every model offers. Vectors are L2-normalised float32, one row per input."""
 
     dimension: int
+    runtime: str
+    precision: str
+    device: str
+    batch: int
+    """Pictures in a forward pass that are worth waiting for."""
 
     def prepare(self, picture: Image.Image) -> Any:
         """An RGB picture of any size to the model's small fixed-size input."""
@@ -51,6 +56,7 @@ class PixelsEncoder:
     """The descriptor that needs no weights: knows colour and shape, no meaning."""
 
     dimension = pixels.DIMENSION
+    runtime, precision, device, batch = "numpy", "fp32", "cpu", 16
 
     def prepare(self, picture: Image.Image) -> Vectors:
         return pixels.describe(picture)

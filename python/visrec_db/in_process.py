@@ -6,30 +6,29 @@ same two methods.
 
 from __future__ import annotations
 
+import os.path
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from visrec_db import errors
+from visrec_db.client import HOME
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from visrec_db.encoder import Encoder
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
-HOME = Path(__file__).absolute().parents[2]
-"""Where `make install` put the package, and the virtual environment beside it."""
+    from visrec_db.encoder import Encoder
 
 _encoders: dict[tuple[str | None, str], Encoder] = {}
 
 
-@dataclass(frozen=True)
 class Model:
     """A registered model (``visrec.model``); ``directory`` is None for ``pixels``."""
 
-    name: str
-    directory: str | None
-    fingerprint: str
+    def __init__(self, name: str, directory: str | None, fingerprint: str) -> None:
+        self.name = name
+        self.directory = directory
+        self.fingerprint = fingerprint
 
 
 class InProcess:
@@ -78,12 +77,12 @@ def add_libraries() -> None:
     First, since the distribution's own numpy or Pillow may be older and shadow them.
     """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    libraries = HOME / "venv" / "lib" / version / "site-packages"
-    if str(libraries) in sys.path:
+    libraries = os.path.join(HOME, "venv", "lib", version, "site-packages")
+    if libraries in sys.path:
         return
-    if not libraries.is_dir():
+    if not os.path.isdir(libraries):
         raise errors.EncoderUnavailable(
             f'the Python libraries are not in "{libraries}"',
             hint="Build them on the server: make venv, with the Python that PostgreSQL embeds.",
         )
-    sys.path.insert(0, str(libraries))
+    sys.path.insert(0, libraries)

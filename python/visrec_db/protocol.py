@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 DIRECTORY = "pg_stat_tmp"
 """Below the data directory, which only the server's user may enter. Not in base backups."""

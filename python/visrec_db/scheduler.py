@@ -7,8 +7,10 @@ that moment; only bulk pictures wait for a full batch, and only while more of th
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -99,11 +101,8 @@ class Scheduler:
         self._stopping = False
         self.images = 0
         self.batches = 0
-        self._threads = [threading.Thread(target=self._decode_all) for _ in range(decoders)]
-        self._threads.append(threading.Thread(target=self._forward_all))
-        for thread in self._threads:
-            thread.daemon = True
-            thread.start()
+        for work in [self._decode_all] * decoders + [self._forward_all]:
+            threading.Thread(target=_or_die, args=(work,), daemon=True).start()
 
     def submit(self, request: Request) -> None:
         """Queue a request's images."""
@@ -133,7 +132,7 @@ class Scheduler:
             except errors.VisrecError as error:
                 self._decoded(item, ready=False)
                 item.finish(error)
-            except BaseException as error:  # noqa: BLE001 - a thread that dies would hang them all
+            except BaseException as error:
                 self._decoded(item, ready=False)
                 item.finish(errors.EncoderUnavailable(f"the decoder failed: {error!r}"))
             else:
@@ -212,12 +211,25 @@ class Scheduler:
             results: Sequence[str | errors.VisrecError] = [encoders.as_text(v) for v in vectors]
         except errors.VisrecError as error:
             results = [error] * len(batch)
-        except BaseException as error:  # noqa: BLE001 - see _decode_all
+        except BaseException as error:
             results = [errors.EncoderUnavailable(f"the model failed: {error!r}")] * len(batch)
         self.images += len(batch)
         self.batches += 1
         for item, result in zip(batch, results, strict=True):
             item.finish(result)
+
+
+def _or_die(work: Callable[[], None]) -> None:
+    """Run a thread's work; should it fail in spite of everything, end the process.
+
+    Clients then see the connection close and start another encoder: better than one that is alive
+    and answers nobody.
+    """
+    try:
+        work()
+    finally:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _batch(item: _Item) -> int:

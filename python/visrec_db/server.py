@@ -178,12 +178,16 @@ class Server:
         bytes_given = iter(blobs)
         sources = [next(bytes_given) if item is None else item for item in header["items"]]
         policy = header["policy"]
+
+        def progress() -> None:
+            loop.call_soon_threadsafe(changed.set)
+
         request = scheduler.Request(
             model,
             sources,
             images.Policy(tuple(policy["roots"]), policy["max_bytes"], policy["max_pixels"]),
             header["bulk"],
-            progress=lambda: loop.call_soon_threadsafe(changed.set),
+            progress,
         )
         del sources, bytes_given
         blobs.clear()
@@ -227,7 +231,7 @@ class Server:
                 outcome.append(text)
             except errors.VisrecError as error:
                 outcome.append(error)
-            except Exception as error:  # noqa: BLE001 - the thread must live on
+            except Exception as error:
                 outcome.append(errors.EncoderUnavailable(f"the model failed: {error!r}"))
             loop.call_soon_threadsafe(done.set)
 

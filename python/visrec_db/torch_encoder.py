@@ -46,6 +46,7 @@ class SentenceTransformerEncoder:
     def __init__(self, directory: str) -> None:
         self._model = SentenceTransformer(directory, device=_device(), local_files_only=True)
         self._model.eval()
+        self.runtime, self.precision, self.device, self.batch = "torch", "fp32", _device(), 16
         if "image" not in self._model.modalities:
             raise errors.EncoderUnavailable(f'the model in "{directory}" embeds no images')
         self.dimension = self.encode_prepared([self.prepare(_GREY)]).shape[1]
@@ -79,6 +80,7 @@ class AutoModelEncoder:
         )
         self._model = transformers.AutoModel.from_pretrained(directory, local_files_only=True)
         self._model.to(_device()).eval()
+        self.runtime, self.precision, self.device, self.batch = "torch", "fp32", _device(), 16
         self._tokenizer: Any = None
         self._directory = directory
         self.dimension = self.encode_prepared([self.prepare(_GREY)]).shape[1]
