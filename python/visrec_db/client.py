@@ -30,11 +30,17 @@ PACKAGE = os.path.dirname(os.path.abspath(__file__))
 HOME = os.path.dirname(os.path.dirname(PACKAGE))
 """Where `make install` put the package, and the virtual environment beside it."""
 
+PYTHON = os.path.join(HOME, "venv", "bin", "python")
+"""What the encoder process runs with: not the Python that PostgreSQL embeds, but its libraries."""
+
 STEP = 0.05
 """Seconds between two looks whether the statement was cancelled."""
 
 START_WITHIN = 20.0
 """Seconds for the encoder process to open its socket (it loads models later)."""
+
+ATTEMPTS = 3
+"""Encoder processes that may end under a request before it is given up."""
 
 ERRORS = {
     cls.code: cls
@@ -172,8 +178,8 @@ def _start(checkpoint: Checkpoint, idle_seconds: str) -> socket.socket:
     """Start the encoder process, or wait for another session that is at it."""
     until = time.monotonic() + START_WITHIN
     lock = os.open(protocol.STARTING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    started: subprocess.Popen[bytes] | None = None
     try:
-        started: subprocess.Popen[bytes] | None = None
         while True:
             checkpoint()
             sock = _open()
@@ -194,6 +200,8 @@ def _start(checkpoint: Checkpoint, idle_seconds: str) -> socket.socket:
             time.sleep(0.01)
     finally:
         os.close(lock)
+        if started is not None and started.poll() is None:
+            started.returncode = 0  # the process that stays as the encoder's parent: see server
 
 
 def _locked(lock: int) -> bool:
@@ -208,22 +216,21 @@ def _spawn(idle_seconds: str) -> subprocess.Popen[bytes]:
     """The process that becomes the encoder: nothing of this backend's but its user."""
     import subprocess  # noqa: PLC0415 - 5 ms that only the session that starts it needs
 
-    python = os.path.join(HOME, "venv", "bin", "python")
-    if not os.path.exists(python):
+    if not os.path.exists(PYTHON):
         raise errors.EncoderUnavailable(
-            f'the Python environment is not in "{HOME}/venv"',
+            f'there is no "{PYTHON}"',
             hint="Build it on the server: make venv.",
         )
     with open("postmaster.pid", encoding="utf-8") as file:
         postmaster = file.readline().strip()
     script = (
-        f"import sys; sys.path.insert(0, {os.path.join(HOME, 'python')!r});"
+        f"import sys; sys.path.insert(0, {os.path.dirname(PACKAGE)!r});"
         " from visrec_db import server; server.main()"
     )
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
     with open(protocol.LOG, "ab") as log:
         return subprocess.Popen(  # noqa: S603 - the installed Python, fixed arguments
-            [python, "-I", "-c", script, postmaster, idle_seconds],
+            [PYTHON, "-I", "-c", script, postmaster, idle_seconds],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -263,10 +270,12 @@ class Shared:
     def embed_images(self, sources: Sequence[Any]) -> Iterator[list[str | errors.ImageError]]:
         """Consecutive slices of the results, in order, as they come.
 
-        An encoder that ends in the middle is started again, once, for what is missing.
+        An encoder that ends in the middle is started again for what is missing; ``ATTEMPTS`` ends
+        without a single result are an error.
         """
         done = 0
-        for attempt in (1, 2):
+        gone: EncoderGone | None = None
+        for _ in self._attempts(lambda: done):
             rest = sources[done:]
             items = [source if isinstance(source, str) else None for source in rest]
             blobs = [bytes(source) for source in rest if not isinstance(source, str)]
@@ -277,26 +286,37 @@ class Shared:
                         done += len(results)
                         yield results
                 return
-            except EncoderGone as gone:
-                if attempt == 2:
-                    raise _ended(gone) from gone
+            except EncoderGone as error:
+                gone = error
+        raise _ended(gone)
 
     def embed_text(self, query: str) -> str:
         """The text's vector as text."""
-        for attempt in (1, 2):
-            try:
-                for answer in self._ask({"op": "text", "query": query}):
-                    if "embedding" in answer:
-                        return str(answer["embedding"])
-            except EncoderGone as gone:
-                if attempt == 2:
-                    raise _ended(gone) from gone
-        raise errors.EncoderUnavailable("the encoder process gave no answer")
+        return str(self._answer({"op": "text", "query": query})["embedding"])
 
     def warm(self) -> None:
         """Have the model loaded."""
-        for _ in self._ask({"op": "warm"}):
-            pass
+        self._answer({"op": "warm"})
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        gone: EncoderGone | None = None
+        for _ in self._attempts(lambda: 0):
+            try:
+                return list(self._ask(request))[-1]
+            except EncoderGone as error:
+                gone = error
+        raise _ended(gone)
+
+    def _attempts(self, progress: Callable[[], int]) -> Iterator[int]:
+        """Counts attempts, with a moment between them; progress gives new ones."""
+        seen, left = 0, ATTEMPTS
+        while left > 0:
+            yield left
+            left -= 1
+            if progress() > seen:
+                seen, left = progress(), ATTEMPTS
+            self._checkpoint()
+            time.sleep(STEP)
 
     def _ask(
         self, request: dict[str, Any], blobs: Sequence[bytes] = ()
@@ -318,9 +338,9 @@ class Shared:
             time.sleep(0.02)
 
 
-def _ended(gone: EncoderGone) -> errors.EncoderUnavailable:
+def _ended(gone: EncoderGone | None) -> errors.EncoderUnavailable:
     return errors.EncoderUnavailable(
-        f"the encoder process ended twice while it worked on this: {gone}",
+        f"the encoder process ended {ATTEMPTS} times while it worked on this: {gone}",
         hint=f"See {protocol.LOG} in the data directory.",
     )
 

@@ -1,0 +1,198 @@
+"""Batches across sessions, without sockets and without weights."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visrec_db import errors, images, scheduler
+
+POLICY = images.Policy(roots=("/nonexistent",), max_bytes=1 << 20, max_pixels=1 << 20)
+
+
+class FakeEncoder:
+    """One number a picture: its red. Records the batches, and can be held in a forward pass."""
+
+    dimension, runtime, precision, device, batch = 2, "fake", "fp32", "cpu", 4
+
+    def __init__(self):
+        self.batches = []
+        self.entered = threading.Event()
+        self.go = threading.Event()
+        self.go.set()
+
+    def prepare(self, picture):
+        return picture.getpixel((0, 0))[0]
+
+    def encode_prepared(self, prepared):
+        self.entered.set()
+        assert self.go.wait(10)
+        self.batches.append(list(prepared))
+        return np.array([[number, 1.0] for number in prepared], dtype=np.float32)
+
+    def encode_texts(self, texts):
+        raise errors.NoTextTower("none")
+
+
+def picture(red):
+    return b"P6\n1 1\n255\n" + bytes([red, 0, 0])
+
+
+@pytest.fixture
+def encoder():
+    return FakeEncoder()
+
+
+@pytest.fixture
+def model(encoder):
+    return scheduler.Model("somewhere", load=lambda directory: encoder)
+
+
+@pytest.fixture
+def work():
+    return scheduler.Scheduler(decoders=2)
+
+
+class Asked(scheduler.Request):
+    """A request that can be waited for."""
+
+    def __init__(self, model, sources, bulk=False):
+        self.changed = threading.Condition()
+        super().__init__(model, sources, POLICY, bulk, self.wake)
+
+    def wake(self):
+        with self.changed:
+            self.changed.notify_all()
+
+    def wait(self, count=None):
+        count = len(self.results) if count is None else count
+        with self.changed:
+            assert self.changed.wait_for(
+                lambda: sum(result is not None for result in self.results) >= count, timeout=10
+            )
+        return self.results
+
+
+def reds(results):
+    return [round(float(result[1:-1].split(",")[0])) for result in results]
+
+
+def test_results_are_in_order_with_bad_pictures_in_between(work, model):
+    asked = Asked(model, [picture(10), b"broken", picture(20), "nowhere.jpg", picture(30)])
+    work.submit(asked)
+    results = asked.wait()
+    assert reds([results[0], results[2], results[4]]) == [10, 20, 30]
+    assert isinstance(results[1], errors.NotAnImage)
+    assert isinstance(results[3], errors.ImageMissing)
+
+
+def test_requests_that_wait_together_go_together(work, model, encoder):
+    encoder.go.clear()
+    first = Asked(model, [picture(1)])
+    work.submit(first)
+    assert encoder.entered.wait(10)
+    others = [Asked(model, [picture(red)]) for red in (2, 3, 4)]
+    for asked in others:
+        work.submit(asked)
+    until(lambda: work.waiting() == 3 and all(item.prepared for a in others for item in a.items))
+    encoder.go.set()
+    for asked in [first, *others]:
+        asked.wait()
+    assert encoder.batches[0] == [1]
+    assert sorted(encoder.batches[1]) == [2, 3, 4]
+
+
+def test_bulk_goes_in_full_batches(work, model, encoder):
+    asked = Asked(model, [picture(red) for red in range(1, 43)], bulk=True)
+    work.submit(asked)
+    assert reds(asked.wait()) == list(range(1, 43))
+    assert [len(batch) for batch in encoder.batches[:-1]] == [4] * 10
+    assert len(encoder.batches[-1]) == 2
+    assert (work.images, work.batches) == (42, 11)
+
+
+def test_a_small_request_goes_before_a_bulk(work, model, encoder):
+    encoder.go.clear()
+    bulk = Asked(model, [picture(1)] * 40, bulk=True)
+    work.submit(bulk)
+    assert encoder.entered.wait(10)
+    small = Asked(model, [picture(200)])
+    work.submit(small)
+    until(lambda: small.items[0].prepared)
+    encoder.go.set()
+    small.wait()
+    assert 200 in encoder.batches[1]
+    bulk.wait()
+
+
+def test_decoded_bulk_pictures_do_not_pile_up(work, model, encoder):
+    encoder.go.clear()
+    bulk = Asked(model, [picture(1)] * 200, bulk=True)
+    work.submit(bulk)
+    assert encoder.entered.wait(10)
+    time.sleep(0.3)
+    decoded = sum(item.prepared is not None for item in bulk.items)
+    assert decoded <= encoder.batch * (scheduler.AHEAD + 1) + 2
+    encoder.go.set()
+    bulk.wait()
+
+
+def test_a_cancelled_request_is_dropped(work, model, encoder):
+    encoder.go.clear()
+    bulk = Asked(model, [picture(1)] * 100, bulk=True)
+    work.submit(bulk)
+    assert encoder.entered.wait(10)
+    bulk.cancelled = True
+    encoder.go.set()
+    after = Asked(model, [picture(9)])
+    work.submit(after)
+    assert reds(after.wait()) == [9]
+    until(lambda: work.waiting() == 0)
+    assert sum(len(batch) for batch in encoder.batches) < 30
+
+
+def test_two_models_do_not_share_a_batch(work, model):
+    other_encoder = FakeEncoder()
+    other = scheduler.Model("elsewhere", load=lambda directory: other_encoder)
+    asked = [Asked(model, [picture(1)] * 6), Asked(other, [picture(2)] * 6)]
+    for one in asked:
+        work.submit(one)
+    assert reds(asked[0].wait()) == [1] * 6
+    assert reds(asked[1].wait()) == [2] * 6
+    assert all(set(batch) == {2} for batch in other_encoder.batches)
+
+
+def test_a_model_that_does_not_load_fails_its_pictures_without_loading_for_each(work):
+    attempts = []
+
+    def load(directory):
+        attempts.append(directory)
+        raise errors.EncoderUnavailable("it is not there")
+
+    asked = Asked(scheduler.Model("nowhere", load=load), [picture(1)] * 20)
+    work.submit(asked)
+    assert all(isinstance(result, errors.EncoderUnavailable) for result in asked.wait())
+    assert len(attempts) == 1
+
+
+def test_a_forward_pass_that_fails_fails_its_batch_alone(work, model, encoder):
+    def fail(prepared):
+        raise RuntimeError("out of luck")
+
+    works, encoder.encode_prepared = encoder.encode_prepared, fail
+    asked = Asked(model, [picture(1)])
+    work.submit(asked)
+    assert isinstance(asked.wait()[0], errors.EncoderUnavailable)
+    encoder.encode_prepared = works
+    again = Asked(model, [picture(5)])
+    work.submit(again)
+    assert reds(again.wait()) == [5]
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -1,0 +1,234 @@
+"""The encoder process and its client, in a directory that stands for a data directory."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from visrec_db import client, errors, protocol
+from visrec_db.in_process import Model
+
+PIXELS = Model("pixels", None, "pixels-1")
+
+
+@pytest.fixture
+def data_directory(tmp_path, monkeypatch):
+    """A working directory with a postmaster (a process that sleeps), and a very long name."""
+    directory = tmp_path / ("d" * 100) / ("e" * 100)
+    (directory / protocol.DIRECTORY).mkdir(parents=True)
+    postmaster = subprocess.Popen(["sleep", "600"])
+    (directory / "postmaster.pid").write_text(f"{postmaster.pid}\n{directory}\n")
+    monkeypatch.chdir(directory)
+    monkeypatch.setattr(client, "PYTHON", sys.executable)
+    monkeypatch.setattr(client, "_connection", None)
+    yield postmaster
+    if client._connection is not None:
+        client._connection.close()
+    postmaster.kill()
+    postmaster.wait()
+    until(lambda: client.control("status", nothing) is None)
+
+
+def nothing():
+    """A checkpoint where nothing was cancelled."""
+
+
+@pytest.fixture
+def settings():
+    return {
+        "image_roots": "/nonexistent",
+        "max_image_bytes": "1000000",
+        "max_image_pixels": "1000000",
+        "encoder_idle_seconds": "60",
+    }
+
+
+@pytest.fixture
+def shared(data_directory, settings):
+    return client.Shared(PIXELS, settings, nothing, bulk=False)
+
+
+def picture(red):
+    return b"P6\n1 1\n255\n" + bytes([red, 0, 0])
+
+
+def embed(shared, sources):
+    return [result for results in shared.embed_images(sources) for result in results]
+
+
+def pid():
+    return client.control("status", nothing)["pid"]
+
+
+def until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_is_started_and_answers_in_order(shared):
+    sources = [picture(red) for red in range(100)]
+    sources[50], sources[70] = b"broken", "nowhere.jpg"
+    results = embed(shared, sources)
+    assert isinstance(results[50], errors.NotAnImage)
+    assert isinstance(results[70], errors.ImageMissing)
+    vectors = [result for result in results if isinstance(result, str)]
+    assert len(vectors) == 98
+    assert embed(shared, [sources[99]]) == [results[99]]
+    assert embed(shared, []) == []
+
+
+def test_the_status_counts(shared):
+    embed(shared, [picture(1)] * 5)
+    status = client.control("status", nothing)
+    assert (status["images"], status["waiting"]) == (5, 0)
+    assert status["models"][0]["model"] == "pixels"
+    assert status["models"][0]["runtime"] == "numpy"
+
+
+def test_nobody_else_can_reach_it(shared):
+    embed(shared, [picture(1)])
+    assert Path(protocol.SOCKET).stat().st_mode & 0o777 == 0o600
+
+
+def test_it_holds_nothing_of_the_backend(shared):
+    secret = Path("secret").open("w")
+    os.set_inheritable(secret.fileno(), True)
+    embed(shared, [picture(1)])
+    files = [os.readlink(link) for link in Path(f"/proc/{pid()}/fd").iterdir() if link.exists()]
+    assert not any("secret" in file for file in files)
+    environment = Path(f"/proc/{pid()}/environ").read_bytes().split(b"\0")
+    assert {entry.split(b"=")[0] for entry in environment if entry} == {b"PATH", b"LC_ALL", b"HOME"}
+    assert Path(f"/proc/{pid()}/stat").read_text().split()[3] != str(os.getpid())
+    secret.close()
+
+
+def test_killed_between_two_calls_another_is_started(shared):
+    before = embed(shared, [picture(7)])
+    first = pid()
+    os.kill(first, signal.SIGKILL)
+    assert embed(shared, [picture(7)]) == before
+    assert pid() != first
+
+
+def test_killed_in_the_middle_the_rest_is_asked_again(shared):
+    expected = embed(shared, [picture(red) for red in range(200)])
+    results, killed = [], False
+    for some in shared.embed_images([picture(red) for red in range(200)]):
+        results += some
+        if not killed:
+            os.kill(pid(), signal.SIGKILL)
+            killed = True
+    assert results == expected
+
+
+def test_killed_again_and_again_is_an_error_and_no_hang(shared, monkeypatch):
+    def killed_before_it_answers(connection):
+        os.kill(pid(), signal.SIGKILL)
+        return receive(connection)
+
+    receive = client.Connection._receive
+    monkeypatch.setattr(client, "control", lambda op, checkpoint: {"pid": encoder_pid()})
+    monkeypatch.setattr(client.Connection, "_receive", killed_before_it_answers)
+    with pytest.raises(errors.EncoderUnavailable, match="ended 3 times"):
+        embed(shared, [picture(1)])
+    monkeypatch.undo()
+
+
+def encoder_pid():
+    """Whoever holds the lock, asked of the kernel."""
+    inode = str(Path(protocol.LOCK).stat().st_ino)
+    [line] = [line for line in Path("/proc/locks").read_text().split("\n") if f":{inode} " in line]
+    return int(line.split()[4])
+
+
+def test_it_ends_with_the_postmaster(shared, data_directory):
+    embed(shared, [picture(1)])
+    encoder = pid()
+    data_directory.kill()
+    data_directory.wait()
+    until(lambda: not running(encoder), seconds=5)
+    assert not Path(protocol.SOCKET).exists()
+
+
+def test_it_ends_after_an_idle_time(data_directory, settings):
+    shared = client.Shared(PIXELS, settings | {"encoder_idle_seconds": "1"}, nothing, bulk=False)
+    expected = embed(shared, [picture(1)])
+    encoder = pid()
+    until(lambda: not running(encoder))
+    assert embed(shared, [picture(1)]) == expected  # the same session, another process
+    assert pid() != encoder
+
+
+def running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_an_encoder_of_another_version_is_replaced(shared, monkeypatch):
+    embed(shared, [picture(1)])
+    first = pid()
+    # What a later installation does to the package's directory.
+    monkeypatch.setattr(client, "build", lambda: "another")
+    monkeypatch.setattr(client, "_spawn", lambda idle: pytest.fail("not while the other runs"))
+    with pytest.raises((pytest.fail.Exception, errors.EncoderUnavailable)):
+        embed(shared, [picture(1)])
+    until(lambda: not running(first))
+
+
+def test_a_cancel_takes_effect_at_once_and_drops_the_work(shared, data_directory):
+    embed(shared, [picture(1)])
+    encoder = pid()
+    os.kill(encoder, signal.SIGSTOP)  # it answers nobody now
+    started = time.monotonic()
+
+    class CancelledError(Exception):
+        pass
+
+    def checkpoint():
+        if time.monotonic() - started > 0.2:
+            raise CancelledError
+
+    client._connection.checkpoint = checkpoint
+    shared._checkpoint = checkpoint
+    with pytest.raises(CancelledError):
+        embed(shared, [picture(1)])
+    assert time.monotonic() - started < 0.2 + 0.25
+    os.kill(encoder, signal.SIGCONT)
+    shared._checkpoint = nothing
+    assert len(embed(shared, [picture(2)])) == 1
+    assert pid() == encoder
+
+
+def test_many_first_calls_start_one(data_directory):
+    program = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(client.PACKAGE)!r})\n"
+        "from visrec_db import client\n"
+        f"client.PYTHON = {sys.executable!r}\n"
+        "client.connect(lambda: None, '60')\n"
+        "print(client.control('status', lambda: None)['pid'])\n"
+    )
+    callers = [
+        subprocess.Popen([sys.executable, "-I", "-c", program], stdout=subprocess.PIPE)
+        for _ in range(30)
+    ]
+    assert len({caller.communicate()[0] for caller in callers}) == 1
+
+
+def test_a_process_that_cannot_start_says_why(data_directory, settings, monkeypatch, tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'no such library' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(client, "PYTHON", str(broken))
+    with pytest.raises(errors.EncoderUnavailable, match="no such library"):
+        client.connect(nothing, "60")
+    monkeypatch.setattr(client, "PYTHON", str(tmp_path / "none"))
+    with pytest.raises(errors.EncoderUnavailable, match="there is no"):
+        client.connect(nothing, "60")
