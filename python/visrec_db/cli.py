@@ -39,8 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     actions = model.add_subparsers(required=True, metavar="ACTION")
     pull = actions.add_parser("pull", help="fetch a model, so that the server never has to")
     pull.add_argument("name", help="clip-ViT-B-32, or owner/name of another model on the hub")
+    compiling = actions.add_parser(
+        "compile", help="make the form that loads and runs fastest on CPUs (pull does it too)"
+    )
+    compiling.add_argument("name", help="a model that is here; see: visrec model list")
     listing = actions.add_parser("list", help="the models that are here, with their fingerprints")
-    for action, run in ((pull, _pull), (listing, _list)):
+    for action, run in ((pull, _pull), (compiling, _compile), (listing, _list)):
         action.set_defaults(run=run)
         action.add_argument(
             "--directory",
@@ -56,7 +60,24 @@ def _pull(options: argparse.Namespace) -> None:
     directory = models.pull(options.name, options.directory)
     name = models.directory_name(options.name)
     print(f"{name} is in {directory}")
+    try:
+        _report(directory)
+    except errors.EncoderUnavailable as error:  # the model itself is fine
+        print(f"note: {error.message}", file=sys.stderr)
     print(f"Register it: SELECT visrec.register_model('{name}');")
+
+
+def _compile(options: argparse.Namespace) -> None:
+    os.umask(0o022)
+    _report(options.directory / models.directory_name(options.name))
+
+
+def _report(directory: Path) -> None:
+    from visrec_db import compiling  # noqa: PLC0415 - imports numpy and Pillow
+
+    manifest = compiling.compile_model(directory)
+    texts = "pictures and texts" if manifest.text else "pictures"
+    print(f"{directory.name} is compiled for {texts} (weights: {manifest.weights})")
 
 
 def _list(options: argparse.Namespace) -> None:

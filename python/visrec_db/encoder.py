@@ -1,46 +1,71 @@
 """The model: pictures or texts to unit vectors, behind one small interface.
 
-``load`` gives the encoder of a registered model. Which kind it is shows in its directory:
+``load`` gives the encoder of a registered model. Which kind it is shows in its directory, and
+what runs it in what this machine has:
 
-=====================  ==========================================  ===========================
-directory              encoder                                     vectors
-=====================  ==========================================  ===========================
-none                   ``PixelsEncoder`` (no weights)              512 numbers
-with ``modules.json``  ``SentenceTransformerEncoder``              as the model says
-with ``config.json``   ``AutoModelEncoder`` (any image model that  as the model says
-                       transformers' AutoModel loads)
-=====================  ==========================================  ===========================
+====================================  =================================================
+directory                             encoder
+====================================  =================================================
+none                                  ``PixelsEncoder`` (no weights)
+with ``openvino/visrec.json``         ``OpenVinoEncoder``, on machines without CUDA
+with ``modules.json``                 ``SentenceTransformerEncoder``: torch
+with ``config.json``                  ``AutoModelEncoder``: torch, any image model that
+                                      transformers' AutoModel loads
+====================================  =================================================
 
-The two that need torch live in ``torch_encoder``, imported only when one is asked for.
+Those that need torch live in ``torch_encoder``, imported only when one is asked for.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visrec_db import errors, images, pixels
+from visrec_db import errors, hardware, images, pixels
+
+if TYPE_CHECKING:
+    from visrec_db.torch_encoder import Plan, TorchEncoder
+
+log = logging.getLogger("visrec_db")
 
 Vectors = NDArray[np.float32]
 
-FORWARD_BATCH = 16
-"""Pictures in one forward pass: more gains little on a CPU, and a cancel waits for the pass."""
-
 
 class Encoder(Protocol):
-    """What every model offers. Vectors are L2-normalised float32, one row per input."""
+    """What every model offers. Vectors are L2-normalised float32, one row per input.
 
-    dimension: int
-    runtime: str
-    precision: str
-    device: str
-    batch: int
-    """Pictures in a forward pass that are worth waiting for."""
+    ``prepare`` may be called from several threads at once, also beside the other two, and lets
+    them run while it works; those are for one thread at a time.
+    """
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def runtime(self) -> str:
+        """What computes: openvino, torch or numpy."""
+
+    @property
+    def precision(self) -> str:
+        """Of the forward pass: f32, bf16 or f16."""
+
+    @property
+    def device(self) -> str:
+        """cpu or cuda."""
+
+    @property
+    def batch(self) -> int:
+        """Pictures in one forward pass: more gain next to nothing, and a cancel waits for it."""
+
+    @property
+    def smallest(self) -> int | None:
+        """For ``images.open_picture``: what a picture's sides must keep; None: all they have."""
 
     def prepare(self, picture: Image.Image) -> Any:
         """An RGB picture of any size to the model's small fixed-size input."""
@@ -56,7 +81,11 @@ class PixelsEncoder:
     """The descriptor that needs no weights: knows colour and shape, no meaning."""
 
     dimension = pixels.DIMENSION
-    runtime, precision, device, batch = "numpy", "fp32", "cpu", 16
+    runtime = "numpy"
+    precision = "f32"
+    device = "cpu"
+    batch = 16
+    smallest = None
 
     def prepare(self, picture: Image.Image) -> Vectors:
         return pixels.describe(picture)
@@ -78,14 +107,55 @@ def load(directory: str | None) -> Encoder:
     """
     if directory is None:
         return PixelsEncoder()
+    return (None if _has_cuda() else _load_compiled(Path(directory))) or load_torch(directory)
+
+
+def _has_cuda() -> bool:
+    if not hardware.may_have_cuda():
+        return False
+    try:
+        import torch  # noqa: PLC0415 - seconds; only beside a GPU
+
+        return bool(torch.cuda.is_available())
+    except ImportError:
+        return False
+
+
+def _load_compiled(directory: Path) -> Encoder | None:
+    """What OpenVINO runs; None where there is no compiled form, or none of these weights."""
+    from visrec_db import openvino_encoder  # noqa: PLC0415 - only for models with weights
+
+    if not openvino_encoder.is_there(directory):
+        return None
+    manifest = openvino_encoder.usable(directory)
+    if manifest is None:
+        _without_compiled(directory, "is damaged or belongs to other weights")
+        return None
+    try:
+        return openvino_encoder.OpenVinoEncoder(directory, manifest)
+    except Exception as error:  # no openvino here, another version, a damaged graph: torch is left
+        _without_compiled(directory, f"cannot be used: {type(error).__name__}: {error}")
+        return None
+
+
+def _without_compiled(directory: Path, reason: str) -> None:
+    log.warning(
+        'the compiled form of the model in "%s" %s; torch runs it instead. '
+        "Make it anew: visrec model compile %s",
+        directory, reason, directory.name,
+    )  # fmt: skip
+
+
+def load_torch(directory: str, plan: Plan | None = None) -> TorchEncoder:
+    """What torch runs, on the device and in the numbers of ``plan`` (None: the best there are)."""
     files = Path(directory)
     try:
         from visrec_db import torch_encoder  # noqa: PLC0415 - seconds; only where it is needed
 
         if (files / "modules.json").is_file():
-            return torch_encoder.SentenceTransformerEncoder(directory)
+            return torch_encoder.SentenceTransformerEncoder(directory, plan)
         if (files / "config.json").is_file():
-            return torch_encoder.AutoModelEncoder(directory)
+            return torch_encoder.AutoModelEncoder(directory, plan)
     except errors.VisrecError:
         raise
     except Exception as error:  # whatever a damaged model or an incomplete environment raises
@@ -116,14 +186,15 @@ def embed_images(
     for place, source in enumerate(sources):
         checkpoint()
         try:
-            prepared.append(encoder.prepare(images.open_picture(source, policy)))
+            picture = images.open_picture(source, policy, encoder.smallest)
+            prepared.append(encoder.prepare(picture))
             places.append(place)
             results.append("")
         except errors.ImageError as error:
             results.append(error)
-    for start in range(0, len(prepared), FORWARD_BATCH):
+    for start in range(0, len(prepared), encoder.batch):
         checkpoint()
-        vectors = encoder.encode_prepared(prepared[start : start + FORWARD_BATCH])
+        vectors = encoder.encode_prepared(prepared[start : start + encoder.batch])
         for place, vector in zip(places[start:], vectors, strict=False):
             results[place] = as_text(vector)
     return results

@@ -51,9 +51,10 @@ class InProcess:
             max_bytes=int(self._settings["max_image_bytes"]),
             max_pixels=int(self._settings["max_image_pixels"]),
         )
-        for start in range(0, len(sources), encoder.FORWARD_BATCH):
-            some = sources[start : start + encoder.FORWARD_BATCH]
-            yield encoder.embed_images(self._encoder(), some, policy, self._checkpoint)
+        loaded = self._encoder()
+        for start in range(0, len(sources), loaded.batch):
+            some = sources[start : start + loaded.batch]
+            yield encoder.embed_images(loaded, some, policy, self._checkpoint)
 
     def embed_text(self, query: str) -> str:
         """The text's vector as text."""

@@ -11,6 +11,9 @@ from pathlib import Path
 from visrec_db import errors
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx")
+COMPILED = "openvino"
+"""The folder of a model that holds its compiled form: made from the model, no part of it."""
+
 NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 NOT_NEEDED = ["*.onnx", "*.xml", "onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot"]
 
@@ -26,15 +29,7 @@ def fingerprint(directory: str | None) -> str:
 
         return pixels.FINGERPRINT
     root = Path(directory)
-    if not root.is_dir():
-        raise errors.EncoderUnavailable(
-            f'the model directory "{directory}" does not exist or cannot be read',
-            hint="Fetch the model on the server: visrec model pull NAME.",
-        )
-    files = [file for file in sorted(root.rglob("*")) if file.is_file()]
-    kept = [file for file in files if file.suffix in WEIGHTS or file.suffix == ".json"]
-    if not any(file.suffix in WEIGHTS for file in kept):
-        raise errors.EncoderUnavailable(f'the directory "{directory}" holds no model weights')
+    kept = sources(root)
     digest = hashlib.sha256()
     try:
         for file in kept:
@@ -47,6 +42,24 @@ def fingerprint(directory: str | None) -> str:
             hint="The server's operating-system user must be able to read all its files.",
         ) from error
     return digest.hexdigest()[:32]
+
+
+def sources(directory: Path) -> list[Path]:
+    """The files that make a model what it is: weights, and the JSON files beside them."""
+    if not directory.is_dir():
+        raise errors.EncoderUnavailable(
+            f'the model directory "{directory}" does not exist or cannot be read',
+            hint="Fetch the model on the server: visrec model pull NAME.",
+        )
+    files = [
+        file
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and file.relative_to(directory).parts[0] != COMPILED
+    ]
+    kept = [file for file in files if file.suffix in WEIGHTS or file.suffix == ".json"]
+    if not any(file.suffix in WEIGHTS for file in kept):
+        raise errors.EncoderUnavailable(f'the directory "{directory}" holds no model weights')
+    return kept
 
 
 def repository(name: str) -> str:

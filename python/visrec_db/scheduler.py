@@ -144,7 +144,8 @@ class Scheduler:
         if request.cancelled or item.source is None:
             return None
         encoder = request.model.get()
-        return encoder.prepare(images.open_picture(item.source, request.policy))
+        picture = images.open_picture(item.source, request.policy, encoder.smallest)
+        return encoder.prepare(picture)
 
     def _next_undecoded(self) -> _Item:
         small, bulk = self._undecoded

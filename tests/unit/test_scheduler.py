@@ -15,7 +15,7 @@ POLICY = images.Policy(roots=("/nonexistent",), max_bytes=1 << 20, max_pixels=1 
 class FakeEncoder:
     """One number a picture: its red. Records the batches, and can be held in a forward pass."""
 
-    dimension, runtime, precision, device, batch = 2, "fake", "fp32", "cpu", 4
+    dimension, runtime, precision, device, batch, smallest = 2, "fake", "f32", "cpu", 4, None
 
     def __init__(self):
         self.batches = []

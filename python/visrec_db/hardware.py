@@ -1,0 +1,75 @@
+"""What this machine can do: processors that may be used, and bfloat16 arithmetic."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_BF16 = {
+    "amx_bf16",  # x86: matrix units
+    "avx512_bf16",  # x86: vector units
+    "bf16",  # arm64
+}
+
+
+def cpus(root: Path = Path("/")) -> int:
+    """Processors this process may use: its affinity, and its control group's quota rounded up.
+
+    ``root`` is where ``proc`` and ``sys`` are.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    for quota, period in _quotas(root):
+        allowed = min(allowed, max(1, math.ceil(quota / period)))
+    return allowed
+
+
+def has_bf16(root: Path = Path("/")) -> bool:
+    """Whether the processor multiplies bfloat16 in hardware; without, bfloat16 is the slower."""
+    return bool(_BF16 & _flags(root))
+
+
+def may_have_cuda(root: Path = Path("/")) -> bool:
+    """Whether an NVIDIA driver is there: worth the seconds of asking torch. True under WSL too."""
+    return (root / "proc/driver/nvidia/version").exists() or (root / "dev/dxg").exists()
+
+
+def _flags(root: Path) -> set[str]:
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        name, _, words = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return set(words.split())
+    return set()
+
+
+def _quotas(root: Path) -> list[tuple[int, int]]:
+    """(microseconds, of how many) for this process's group and those above it; none: no limit."""
+    mount = root / "sys/fs/cgroup"
+    quotas: list[tuple[int, int]] = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":  # version 2
+            for directory in _upwards(mount, group):
+                quota, *period = _read(directory / "cpu.max").split() or ["max"]
+                if quota != "max" and period:
+                    quotas.append((int(quota), int(period[0])))
+        elif "cpu" in controllers.split(","):
+            for directory in _upwards(mount / "cpu", group):
+                limit = _read(directory / "cpu.cfs_quota_us").strip()
+                interval = _read(directory / "cpu.cfs_period_us").strip()
+                if limit.isdigit() and interval.isdigit():  # -1: no limit
+                    quotas.append((int(limit), int(interval)))
+    return quotas
+
+
+def _upwards(mount: Path, group: str) -> list[Path]:
+    """The group's directory and all above it up to the mount, which a container sees as its own."""
+    inner = mount / group.lstrip("/")
+    return [inner, *(directory for directory in inner.parents if directory.is_relative_to(mount))]
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
