@@ -273,9 +273,8 @@ class Shared:
         An encoder that ends in the middle is started again for what is missing; ``ATTEMPTS`` ends
         without a single result are an error.
         """
-        done = 0
-        gone: EncoderGone | None = None
-        for _ in self._attempts(lambda: done):
+        done, left = 0, ATTEMPTS
+        while True:
             rest = sources[done:]
             items = [source if isinstance(source, str) else None for source in rest]
             blobs = [bytes(source) for source in rest if not isinstance(source, str)]
@@ -283,12 +282,11 @@ class Shared:
                 for answer in self._ask({"op": "images", "items": items}, blobs):
                     results = [_result(result) for result in answer.get("results", [])]
                     if results:
-                        done += len(results)
+                        done, left = done + len(results), ATTEMPTS
                         yield results
                 return
-            except EncoderGone as error:
-                gone = error
-        raise _ended(gone)
+            except EncoderGone as gone:
+                left = self._try_again(left, gone)
 
     def embed_text(self, query: str) -> str:
         """The text's vector as text."""
@@ -299,24 +297,23 @@ class Shared:
         self._answer({"op": "warm"})
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        gone: EncoderGone | None = None
-        for _ in self._attempts(lambda: 0):
+        left = ATTEMPTS
+        while True:
             try:
                 return list(self._ask(request))[-1]
-            except EncoderGone as error:
-                gone = error
-        raise _ended(gone)
+            except EncoderGone as gone:
+                left = self._try_again(left, gone)
 
-    def _attempts(self, progress: Callable[[], int]) -> Iterator[int]:
-        """Counts attempts, with a moment between them; progress gives new ones."""
-        seen, left = 0, ATTEMPTS
-        while left > 0:
-            yield left
-            left -= 1
-            if progress() > seen:
-                seen, left = progress(), ATTEMPTS
-            self._checkpoint()
-            time.sleep(STEP)
+    def _try_again(self, left: int, gone: EncoderGone) -> int:
+        """Attempts that are left after one failed, with a moment before the next."""
+        if left == 1:
+            raise errors.EncoderUnavailable(
+                f"the encoder process ended {ATTEMPTS} times while it worked on this: {gone}",
+                hint=f"See {protocol.LOG} in the data directory.",
+            ) from gone
+        self._checkpoint()
+        time.sleep(STEP)
+        return left - 1
 
     def _ask(
         self, request: dict[str, Any], blobs: Sequence[bytes] = ()
@@ -336,13 +333,6 @@ class Shared:
                 raise errors.EncoderUnavailable("an encoder of another version does not end")
             connection.close()
             time.sleep(0.02)
-
-
-def _ended(gone: EncoderGone | None) -> errors.EncoderUnavailable:
-    return errors.EncoderUnavailable(
-        f"the encoder process ended {ATTEMPTS} times while it worked on this: {gone}",
-        hint=f"See {protocol.LOG} in the data directory.",
-    )
 
 
 def _error(found: dict[str, Any]) -> errors.VisrecError:
