@@ -177,7 +177,12 @@ def _open() -> socket.socket | None:
 def _start(checkpoint: Checkpoint, idle_seconds: str) -> socket.socket:
     """Start the encoder process, or wait for another session that is at it."""
     until = time.monotonic() + START_WITHIN
-    lock = os.open(protocol.STARTING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock = os.open(protocol.STARTING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise errors.EncoderUnavailable(
+            f"the encoder process cannot be started: {protocol.STARTING}: {error.strerror}"
+        ) from error
     started: subprocess.Popen[bytes] | None = None
     try:
         while True:
