@@ -1,4 +1,4 @@
-"""A server that is process 1, as in a container: the end of the encoder is no crash of a backend."""
+"""A server that is process 1, as in a container: the encoder's end is no backend's crash."""
 
 import os
 import pwd
@@ -31,14 +31,22 @@ def first_process(tmp_path_factory):
         check=True,
         capture_output=True,
     )
-    settings = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={directory}"]
+    settings = [
+        "-p",
+        "5432",
+        "-c",
+        "listen_addresses=",
+        "-c",
+        f"unix_socket_directories={directory}",
+    ]
     namespace = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    process = subprocess.Popen(
-        [*namespace, *become, program("postgres"), "-D", data, *settings],
-        cwd="/",
-        stdout=subprocess.DEVNULL,
-        stderr=(directory / "log").open("wb"),
-    )
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*namespace, *become, program("postgres"), "-D", data, *settings],
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
     try:
         deadline = time.monotonic() + 20
         while True:
@@ -74,7 +82,7 @@ def test_a_killed_encoder_is_no_crash(first_process, pictures, paths):
         int(entry.name)
         for entry in Path("/proc").iterdir()
         if entry.name.isdigit()
-        and "visrec" in (entry / "cmdline").read_text(errors="replace")
+        and "visrec_db" in (entry / "cmdline").read_text(errors="replace")
         and inside(entry, directory)
         and parent_is_another_encoder(entry)
     ]
@@ -93,4 +101,4 @@ def inside(entry, directory):
 
 def parent_is_another_encoder(entry):
     parent = Path("/proc") / (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
-    return "visrec" in (parent / "cmdline").read_text(errors="replace")
+    return "visrec_db" in (parent / "cmdline").read_text(errors="replace")
