@@ -106,12 +106,13 @@ def test_a_model_that_is_gone_leaves_the_rows(clip, shared, served_clip, paths, 
     shutil.copytree(served_clip, gone)
     clip.execute("SELECT visrec.attach('posts', model => 'gone')")
     shutil.rmtree(gone)
-    with connect(autocommit=True) as connection:  # a session that has not loaded it
+    clip.execute("SELECT visrec.encoder_restart()")  # it has the model loaded
+    with connect(autocommit=True) as connection:
         insert(connection, paths[:2])
         assert coverage(connection) == {"failed": 2}
         codes = connection.execute("SELECT DISTINCT code FROM visrec.failure").fetchall()
         assert codes == [("encoder_unavailable",)]
-        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="cannot be"):
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="could not backfill"):
             connection.execute("CALL visrec.backfill('posts')")
     shutil.copytree(served_clip, gone)
     assert clip.execute("SELECT visrec.retry('posts')").fetchone() == (2,)

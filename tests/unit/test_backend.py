@@ -126,7 +126,6 @@ def session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_plans", {})
     monkeypatch.setattr(in_process, "_encoders", {})
     monkeypatch.setattr(in_process, "add_libraries", lambda: None)
-    monkeypatch.setattr(backend, "add_libraries", lambda: None)
 
 
 def png(shade: int = 0) -> bytes:
@@ -170,6 +169,7 @@ def test_good_rows_get_vectors_and_bad_ones_a_record() -> None:
             "id": "2",
         },
         "last": None,
+        "error": None,
     }
     assert server.vectors.keys() == {"1", "5"}
     for key in ("1", "5"):
@@ -378,9 +378,8 @@ def test_backfill_records_an_encoder_error_for_no_row(broken_model: list[str | N
     server = Server(many(5))
     server.failures["1"] = {"code": "missing"}
     outcome = batch(server, None, 3)
-    assert (outcome["embedded"], outcome["failed"], outcome["last"]) == (0, 3, "3")
-    assert outcome["first_failure"]["code"] == "encoder_unavailable"
-    assert "id" not in outcome["first_failure"]
+    assert (outcome["embedded"], outcome["failed"], outcome["first_failure"]) == (0, 0, None)
+    assert outcome["error"]["code"] == "encoder_unavailable"
     assert server.failures == {"1": {"code": "missing"}}
 
 
@@ -431,14 +430,14 @@ def test_embed_gives_a_texts_vector(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_inspect_model_gives_fingerprint_and_dimension(tiny_clip: Path) -> None:
-    answer = json.loads(backend.inspect_model(str(tiny_clip)))
+    answer = json.loads(backend.inspect_model(Server(), "tiny", str(tiny_clip)))
     assert answer.keys() == {"fingerprint", "dimension"}
     assert answer["dimension"] == 64
     assert len(answer["fingerprint"]) == 32
 
 
 def test_inspect_model_gives_errors_as_json(tmp_path: Path) -> None:
-    error = json.loads(backend.inspect_model(str(tmp_path)))["error"]
+    error = json.loads(backend.inspect_model(Server(), "none", str(tmp_path)))["error"]
     assert (error["code"], error["sqlstate"]) == ("encoder_unavailable", "55000")
 
 
