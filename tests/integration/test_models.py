@@ -1,6 +1,7 @@
 """Models with weights, from their registration to similar_posts."""
 
 import shutil
+import time
 
 import numpy as np
 import psycopg
@@ -115,6 +116,7 @@ def test_a_model_that_is_gone_leaves_the_rows(clip, shared, served_clip, paths, 
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="could not backfill"):
             connection.execute("CALL visrec.backfill('posts')")
     shutil.copytree(served_clip, gone)
+    time.sleep(1.1)  # the encoder process tries again after a second
     assert clip.execute("SELECT visrec.retry('posts')").fetchone() == (2,)
     shutil.rmtree(gone)
 
