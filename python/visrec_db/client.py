@@ -154,7 +154,10 @@ _connection: Connection | None = None
 def connect(checkpoint: Checkpoint, idle_seconds: str) -> Connection:
     """This session's connection, to an encoder that is started if there is none."""
     global _connection  # noqa: PLW0603 - one for the session
-    if _connection is None or _connection.closed:
+    if _connection is not None and _connection.closed:
+        _connection.close()
+        _connection = None
+    if _connection is None:
         sock = _open()
         if sock is None:
             sock = _start(checkpoint, idle_seconds)
