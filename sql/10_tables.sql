@@ -69,16 +69,19 @@ CREATE TABLE visrec.model (
     directory text,
     dimension integer NOT NULL CHECK (dimension > 0),
     fingerprint text NOT NULL,
+    reference vector,
     built_in boolean NOT NULL DEFAULT false
 );
 SELECT pg_catalog.pg_extension_config_dump('visrec.model', 'WHERE NOT built_in');
 COMMENT ON TABLE visrec.model IS
     'Models that tables can be attached with: where each is on the server, how many numbers its vectors have, '
     'and the fingerprint of its weights. Add one with visrec.register_model.';
+COMMENT ON COLUMN visrec.model.reference IS
+    'the vector of the test picture when the model was registered; visrec.selftest compares with it';
 GRANT SELECT ON visrec.model TO PUBLIC;
 
 INSERT INTO visrec.model (name, directory, dimension, fingerprint, built_in)
-VALUES ('pixels', NULL, 512, 'pixels-1', true);
+VALUES ('pixels', NULL, 512, 'pixels-1', true);    -- its reference: see selftest
 
 -- Failures ---------------------------------------------------------------------------------
 

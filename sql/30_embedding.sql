@@ -90,6 +90,10 @@ BEGIN
             DETAIL = 'Vectors of two models cannot be compared.',
             HINT = 'Register the new weights under another name.';
     END IF;
+    IF registered.reference IS NULL THEN
+        registered.reference := visrec._embedding('image', visrec._embed(name, NULL, visrec._test_picture(), NULL));
+        UPDATE visrec.model AS m SET reference = registered.reference WHERE m.name = registered.name;
+    END IF;
     RETURN registered;
 END
 $$;

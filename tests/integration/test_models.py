@@ -149,3 +149,18 @@ def test_precision_of_mobilenet(db, test_data, shared):
     ).fetchall()
     print(f"precision@5 of mobilenet_v2 over {len(paths)} photographs: {precision:.4f}")
     assert precision >= 0.74
+
+
+def test_selftest(clip, shared, served_clip):
+    clip.execute("SELECT visrec.register_model('tiny-clip')")
+    checks = clip.execute('SELECT "check", ok, result FROM visrec.selftest()').fetchall()
+    assert [ok for _, ok, _ in checks] == [True] * 5  # two roots, two models, the encoder
+    assert {check for check, _, _ in checks} >= {"model pixels", "model tiny-clip", "encoder"}
+    clip.execute("UPDATE visrec.model SET reference = '[1,2,3]' WHERE name = 'tiny-clip'")
+    clip.execute(
+        "UPDATE visrec.model SET directory = '/nowhere', fingerprint = 'x' WHERE NOT built_in"
+    )
+    clip.execute("SELECT visrec.set('image_roots', '/nowhere')")
+    checks = clip.execute('SELECT "check", ok, advice FROM visrec.selftest()').fetchall()
+    failed = {check for check, ok, advice in checks if not ok and advice}
+    assert failed == {"image root /nowhere", "model tiny-clip"}

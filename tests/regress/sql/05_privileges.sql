@@ -32,7 +32,7 @@ SELECT visrec.attach('shop.posts', image_column => 'image', model => 'pixels');
 SELECT visrec.attach('shop.posts', image_column => 'image', model => 'clip-ViT-B-32');
 SELECT visrec.set('image_roots', '/');
 SELECT visrec.register_model('mine', '/tmp');
-INSERT INTO visrec.model VALUES ('mine', '/tmp', 512, 'x', false);
+INSERT INTO visrec.model (name, directory, dimension, fingerprint) VALUES ('mine', '/tmp', 512, 'x');
 INSERT INTO visrec.setting_value VALUES ('image_roots', '/');
 CREATE TABLE shop.lists (id integer PRIMARY KEY, image bytea);
 RESET ROLE;
