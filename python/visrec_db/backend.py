@@ -15,6 +15,9 @@ from visrec_db.in_process import InProcess, Model
 BATCH_SIZE = 256
 """Rows that a trigger reads together; they are written as they come back from the encoder."""
 
+BATCH_OF_BYTES = 16
+"""The same where the rows hold the images themselves, which may be large."""
+
 FEW = 8
 """A statement of more rows is bulk work: single rows of other sessions go before it."""
 
@@ -51,8 +54,9 @@ def write_vectors(plpy: Plpy, relation: int, config: str, ids: Sequence[str]) ->
     """
     table = _Table(plpy, relation, config, bulk=len(ids) > FEW)
     outcome = Outcome()
-    for start in range(0, len(ids), BATCH_SIZE):
-        rows = table.read(ids[start : start + BATCH_SIZE])
+    batch_size = BATCH_OF_BYTES if table.holds_images else BATCH_SIZE
+    for start in range(0, len(ids), batch_size):
+        rows = table.read(ids[start : start + batch_size])
         table.embed_and_store(rows, outcome)
         if outcome.failed and table.config["on_error"] == "raise":
             break
@@ -133,6 +137,7 @@ class _Table:
         [self._names] = _NAMES.run(plpy, relation, config)
         if self._names["table"] is None:
             raise LookupError("a column this table was attached with is gone: attach it again")
+        self.holds_images = self._names["image_type"] == "bytea"
         self._embedder: Embedder | None = None
         self._broken: errors.EncoderError | None = None
 

@@ -19,6 +19,7 @@ NAMES = {
     "key": "id",
     "key_type": "bigint",
     "image": "image_path",
+    "image_type": "text",
     "vector": "content_vector",
     "vector_type": "public.vector",
     "equals": "OPERATOR(pg_catalog.=)",
@@ -234,6 +235,13 @@ def test_rows_are_read_in_batches_and_written_as_they_come() -> None:
     assert server.executed.count("UPDATE public.posts") == 4 + 4 + 1  # passes of 16
     assert server.executed.count("FROM visrec.model") == 1
     assert len(server.vectors) == 130
+
+
+def test_images_in_the_rows_are_read_in_small_batches() -> None:
+    server = Server(many(40))
+    server.names["image_type"] = "bytea"
+    assert write(server)["embedded"] == 40
+    assert [len(ids) for ids in server.batches] == [16, 16, 8]
 
 
 def test_no_rows_load_no_model() -> None:
