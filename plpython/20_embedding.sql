@@ -34,16 +34,16 @@ COMMENT ON FUNCTION visrec._embed(text, text, bytea, text) IS
     'One vector: for an image by its path, an image by its bytes, or a text; the other two are NULL.';
 REVOKE ALL ON FUNCTION visrec._embed(text, text, bytea, text) FROM PUBLIC;
 
-CREATE FUNCTION visrec._inspect_model(directory text) RETURNS jsonb
+CREATE FUNCTION visrec._inspect_model(name text, directory text) RETURNS jsonb
 LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
 import sys
 if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
 from visrec_db import backend
-return backend.inspect_model(directory)
+return backend.inspect_model(plpy, name, directory)
 $python$;
-COMMENT ON FUNCTION visrec._inspect_model(text) IS
+COMMENT ON FUNCTION visrec._inspect_model(text, text) IS
     'Loads the model in a directory: its dimension and the fingerprint of its weights.';
-REVOKE ALL ON FUNCTION visrec._inspect_model(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION visrec._inspect_model(text, text) FROM PUBLIC;
 
 CREATE FUNCTION visrec._encoder_status() RETURNS jsonb
 LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$

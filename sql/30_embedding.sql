@@ -75,7 +75,7 @@ BEGIN
         RAISE invalid_parameter_value USING
             MESSAGE = format('the model directory "%s" is not an absolute path', directory);
     END IF;
-    inspected := visrec._inspect_model(directory);
+    inspected := visrec._inspect_model(name, directory);
     IF inspected ? 'error' THEN
         PERFORM visrec._raise(inspected -> 'error', format('could not register model "%s"', name));
     END IF;

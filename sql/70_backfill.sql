@@ -34,6 +34,9 @@ BEGIN
     WHILE max_rows IS NULL OR embedded + failed < max_rows LOOP
         outcome := visrec._backfill_batch(relation, config, after,
             least(batch_size, coalesce(max_rows - embedded - failed, batch_size))::integer);
+        IF outcome ->> 'error' IS NOT NULL THEN
+            PERFORM visrec._raise(outcome -> 'error', format('could not backfill table "%s"', relation));
+        END IF;
         after := outcome ->> 'last';
         EXIT WHEN after IS NULL;
         embedded := embedded + (outcome ->> 'embedded')::bigint;

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 
 from visrec_db import client, errors
-from visrec_db.in_process import InProcess, Model, add_libraries
+from visrec_db.in_process import InProcess, Model
 
 BATCH_SIZE = 256
 """Rows that a trigger reads together; they are written as they come back from the encoder."""
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # a new session imports this module: what only types need cos
             self, sources: Sequence[Any]
         ) -> Iterator[list[str | errors.ImageError]]: ...
         def embed_text(self, query: str) -> str: ...
+        def dimension(self) -> int: ...
 
 
 def write_vectors(plpy: Plpy, relation: int, config: str, ids: Sequence[str]) -> str:
@@ -64,8 +65,8 @@ def backfill_batch(
     """Embed the next rows without a vector in the order of their keys, after the key ``after``.
 
     Rows locked by others are passed over. Returns the ``Outcome`` as JSON; its ``last`` is the
-    last key seen, null when there was no row left. An encoder that cannot work is an error for
-    the whole batch, recorded for no row.
+    last key seen, null when there was no row left. An encoder that cannot work is the outcome's
+    ``error``, recorded for no row.
     """
     table = _Table(plpy, relation, config, bulk=True)
     outcome = Outcome()
@@ -94,14 +95,14 @@ def embed(plpy: Plpy, model: str, path: str | None, image: bytes | None, query: 
     return json.dumps({"error": _as_dict(result, _shown(path))})
 
 
-def inspect_model(directory: str) -> str:
+def inspect_model(plpy: Plpy, name: str, directory: str) -> str:
     """Load the model in ``directory``; JSON with its ``fingerprint`` and ``dimension``."""
-    try:
-        add_libraries()
-        from visrec_db import encoder, models  # noqa: PLC0415 - needs the libraries
+    from visrec_db import models  # noqa: PLC0415 - only here
 
+    try:
         fingerprint = models.fingerprint(directory)
-        dimension = encoder.load(directory).dimension
+        embedder = _embedder(plpy, Model(name, directory, fingerprint), bulk=False)
+        dimension = embedder.dimension()
     except errors.EncoderError as error:
         return json.dumps({"error": _as_dict(error, None)})
     return json.dumps({"fingerprint": fingerprint, "dimension": dimension})
@@ -115,6 +116,7 @@ class Outcome:
         self.failed = 0
         self.first_failure: dict[str, Any] | None = None
         self.last: str | None = None
+        self.error: dict[str, Any] | None = None
 
     def as_json(self) -> str:
         return json.dumps(self.__dict__)
@@ -168,8 +170,7 @@ class _Table:
             if record_encoder_errors:
                 self._store(rest, [error] * len(rest), outcome)
             else:
-                outcome.failed += len(rest)
-                outcome.first_failure = _as_dict(error, None)
+                outcome.error = _as_dict(error, None)
 
     def _embed(self, images: Sequence[Any]) -> Iterator[Sequence[str | errors.VisrecError]]:
         if not images:
@@ -225,9 +226,7 @@ def encoder_stop(plpy: Plpy) -> bool:
 def encoder_warm(plpy: Plpy, model: str) -> str:
     """Have the encoder process load a model; JSON with an ``error``, or empty."""
     try:
-        embedder = _connect(plpy, model, bulk=False)
-        if isinstance(embedder, client.Shared):
-            embedder.warm()
+        _connect(plpy, model, bulk=False).dimension()
     except errors.EncoderError as error:
         return json.dumps({"error": _as_dict(error, None)})
     return "{}"
@@ -241,7 +240,10 @@ def _connect(plpy: Plpy, model_name: str, bulk: bool) -> Embedder:
             f'the model "{model_name}" is not registered',
             hint="An administrator can register it: SELECT visrec.register_model(…).",
         )
-    model = Model(**found[0])
+    return _embedder(plpy, Model(**found[0]), bulk)
+
+
+def _embedder(plpy: Plpy, model: Model, bulk: bool) -> Embedder:
     settings = {row["name"]: row["value"] for row in _SETTINGS.run(plpy)}
 
     def checkpoint() -> None:

@@ -61,7 +61,7 @@ def _pull(options: argparse.Namespace) -> None:
     name = models.directory_name(options.name)
     print(f"{name} is in {directory}")
     try:
-        _report(directory)
+        print(_compiled(directory, again=False))
     except errors.EncoderUnavailable as error:  # the model itself is fine
         print(f"note: {error.message}", file=sys.stderr)
     print(f"Register it: SELECT visrec.register_model('{name}');")
@@ -69,15 +69,17 @@ def _pull(options: argparse.Namespace) -> None:
 
 def _compile(options: argparse.Namespace) -> None:
     os.umask(0o022)
-    _report(options.directory / models.directory_name(options.name))
+    print(_compiled(options.directory / models.directory_name(options.name), again=True))
 
 
-def _report(directory: Path) -> None:
-    from visrec_db import compiling  # noqa: PLC0415 - imports numpy and Pillow
+def _compiled(directory: Path, *, again: bool) -> str:
+    from visrec_db import compiling, openvino_encoder  # noqa: PLC0415 - import numpy and Pillow
 
-    manifest = compiling.compile_model(directory)
+    manifest = None if again else openvino_encoder.usable(directory)
+    if manifest is None:
+        manifest = compiling.compile_model(directory)
     texts = "pictures and texts" if manifest.text else "pictures"
-    print(f"{directory.name} is compiled for {texts} (weights: {manifest.weights})")
+    return f"{directory.name} is compiled for {texts} (weights: {manifest.weights})"
 
 
 def _list(options: argparse.Namespace) -> None:

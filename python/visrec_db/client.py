@@ -69,7 +69,15 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        return self._socket.fileno() < 0
+        """Whether either side has closed it."""
+        if self._socket.fileno() < 0:
+            return True
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def close(self) -> None:
         self._socket.close()
@@ -297,9 +305,9 @@ class Shared:
         """The text's vector as text."""
         return str(self._answer({"op": "text", "query": query})["embedding"])
 
-    def warm(self) -> None:
-        """Have the model loaded."""
-        self._answer({"op": "warm"})
+    def dimension(self) -> int:
+        """How many numbers the model's vectors have; loads it."""
+        return int(self._answer({"op": "warm"})["dimension"])
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         left = ATTEMPTS

@@ -148,24 +148,24 @@ def _without_compiled(directory: Path, reason: str) -> None:
 
 def load_torch(directory: str, plan: Plan | None = None) -> TorchEncoder:
     """What torch runs, on the device and in the numbers of ``plan`` (None: the best there are)."""
-    files = Path(directory)
+    in_modules = (Path(directory) / "modules.json").is_file()
+    if not in_modules and not (Path(directory) / "config.json").is_file():
+        raise errors.EncoderUnavailable(
+            f'no model in "{directory}": neither modules.json nor config.json is there',
+            hint="Fetch it on the server: visrec model pull NAME.",
+        )
     try:
         from visrec_db import torch_encoder  # noqa: PLC0415 - seconds; only where it is needed
 
-        if (files / "modules.json").is_file():
+        if in_modules:
             return torch_encoder.SentenceTransformerEncoder(directory, plan)
-        if (files / "config.json").is_file():
-            return torch_encoder.AutoModelEncoder(directory, plan)
+        return torch_encoder.AutoModelEncoder(directory, plan)
     except errors.VisrecError:
         raise
     except Exception as error:  # whatever a damaged model or an incomplete environment raises
         raise errors.EncoderUnavailable(
             f'the model in "{directory}" cannot be loaded: {type(error).__name__}: {error}'
         ) from error
-    raise errors.EncoderUnavailable(
-        f'no model in "{directory}": neither modules.json nor config.json is there',
-        hint="Fetch it on the server: visrec model pull NAME.",
-    )
 
 
 def embed_images(

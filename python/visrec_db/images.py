@@ -150,7 +150,9 @@ def _decode(data: bytes, max_pixels: int, smallest: int | None) -> Image.Image:
             hint=f"Formats: {', '.join(FORMATS)}.",
         ) from None
     except Image.DecompressionBombError as error:
-        raise errors.ImageBomb(f"the image is a decompression bomb: {error}") from error
+        raise errors.ImageBomb(
+            f"the image has more pixels than max_image_pixels = {max_pixels}"
+        ) from error
     except (MemoryError, RecursionError):
         raise errors.ImageBomb("the image needs more memory than there is") from None
     except Exception as error:

@@ -63,6 +63,11 @@ class InProcess:
 
         return encoder.as_text(self._encoder().encode_texts([query])[0])
 
+    def dimension(self) -> int:
+        """How many numbers the model's vectors have; loads it."""
+        add_libraries()
+        return self._encoder().dimension
+
     def _encoder(self) -> Encoder:
         from visrec_db import encoder  # noqa: PLC0415 - needs the libraries
 

@@ -67,7 +67,7 @@ def repository(name: str) -> str:
     if not NAME.fullmatch(name):
         raise errors.EncoderUnavailable(
             f'"{name}" is not the name of a model',
-            hint="Names are as on huggingface.co: owner/name, or clip-ViT-B-32.",
+            hint="Names are as on the hub: owner/name, or clip-ViT-B-32.",
         )
     return name if "/" in name else f"sentence-transformers/{name}"
 
@@ -102,15 +102,21 @@ def pull(name: str, model_directory: Path) -> Path:
 
 
 def _download(source: str, directory: Path, target: Path) -> None:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - the server never needs it
+    from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415 - the server never needs it
     from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415
+    from huggingface_hub.utils import filter_repo_objects  # noqa: PLC0415
 
     try:
-        snapshot_download(source, local_dir=directory, ignore_patterns=NOT_NEEDED)
+        found = HfApi().model_info(source, timeout=30)
+        files = [file.rfilename for file in found.siblings or ()]
+        # One by one and in this thread, so that Ctrl-C ends it: the threads of the hub's own
+        # snapshot_download go on until they have all, or have given up.
+        for file in filter_repo_objects(files, ignore_patterns=NOT_NEEDED):
+            hf_hub_download(source, file, revision=found.sha, local_dir=directory)
     except RepositoryNotFoundError as error:
         raise errors.EncoderUnavailable(
             f'the model hub has no public model "{source}"',
-            hint="Give its name as on huggingface.co: owner/name.",
+            hint="Give its name as on the hub: owner/name.",
         ) from error
     except Exception as error:  # whatever the hub's library and those beneath it raise
         if isinstance(error, OSError) and error.errno is not None:

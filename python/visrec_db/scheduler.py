@@ -22,7 +22,7 @@ from visrec_db import errors, images
 SMALL = 8
 """A request of at most so many images is small, unless it says that it is part of a bulk."""
 
-TRY_AGAIN = 2.0
+TRY_AGAIN = 1.0
 """Seconds before a model that did not load is tried again."""
 
 AHEAD = 4

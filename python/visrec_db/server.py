@@ -163,7 +163,7 @@ class Server:
                 await client.send({"embedding": embedding, "done": True})
             else:
                 await self._in_forward_thread(model, None, client)
-                await client.send({"done": True})
+                await client.send({"dimension": model.encoder.dimension, "done": True})
         except errors.VisrecError as error:
             await client.send({"error": _as_dict(error), "done": True})
 

@@ -213,12 +213,11 @@ def test_no_orphan_after_the_postmaster_is_killed(shared, pictures, paths):
 
 def test_a_session_falls_back_with_one_warning(posts, paths, connect):
     """Where the process cannot be started: here, since its lock file is a directory."""
+    posts.execute("SELECT visrec.encoder_warm('pixels')")  # it has been started once
     posts.execute("SELECT visrec.encoder_restart()")
     directory = "pg_stat_tmp/visrec.starting"
-    posts.execute(
-        "DO LANGUAGE plpython3u $$ import os; os.path.exists('%(d)s') and os.unlink('%(d)s');"
-        " os.mkdir('%(d)s') $$" % {"d": directory}
-    )
+    posts.execute(f"DO LANGUAGE plpython3u $$ import os; os.remove('{directory}') $$")
+    posts.execute(f"DO LANGUAGE plpython3u $$ import os; os.mkdir('{directory}') $$")
     try:
         heard = notices(posts)
         insert(posts, paths[:2])

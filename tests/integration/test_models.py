@@ -1,6 +1,7 @@
 """Models with weights, from their registration to similar_posts."""
 
 import shutil
+import time
 
 import numpy as np
 import psycopg
@@ -106,14 +107,16 @@ def test_a_model_that_is_gone_leaves_the_rows(clip, shared, served_clip, paths, 
     shutil.copytree(served_clip, gone)
     clip.execute("SELECT visrec.attach('posts', model => 'gone')")
     shutil.rmtree(gone)
-    with connect(autocommit=True) as connection:  # a session that has not loaded it
+    clip.execute("SELECT visrec.encoder_restart()")  # it has the model loaded
+    with connect(autocommit=True) as connection:
         insert(connection, paths[:2])
         assert coverage(connection) == {"failed": 2}
         codes = connection.execute("SELECT DISTINCT code FROM visrec.failure").fetchall()
         assert codes == [("encoder_unavailable",)]
-        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="cannot be"):
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="could not backfill"):
             connection.execute("CALL visrec.backfill('posts')")
     shutil.copytree(served_clip, gone)
+    time.sleep(1.1)  # the encoder process tries again after a second
     assert clip.execute("SELECT visrec.retry('posts')").fetchone() == (2,)
     shutil.rmtree(gone)
 

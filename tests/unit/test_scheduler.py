@@ -5,7 +5,6 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from visrec_db import errors, images, scheduler
 

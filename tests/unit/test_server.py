@@ -97,15 +97,15 @@ def test_nobody_else_can_reach_it(shared):
 
 
 def test_it_holds_nothing_of_the_backend(shared):
-    secret = Path("secret").open("w")
-    os.set_inheritable(secret.fileno(), True)
-    embed(shared, [picture(1)])
-    files = [os.readlink(link) for link in Path(f"/proc/{pid()}/fd").iterdir() if link.exists()]
+    with Path("secret").open("w") as secret:
+        os.set_inheritable(secret.fileno(), True)
+        embed(shared, [picture(1)])
+    links = Path(f"/proc/{pid()}/fd").iterdir()
+    files = [str(link.readlink()) for link in links if link.exists()]
     assert not any("secret" in file for file in files)
     environment = Path(f"/proc/{pid()}/environ").read_bytes().split(b"\0")
     assert {entry.split(b"=")[0] for entry in environment if entry} == {b"PATH", b"LC_ALL", b"HOME"}
     assert Path(f"/proc/{pid()}/stat").read_text().split()[3] != str(os.getpid())
-    secret.close()
 
 
 def test_killed_between_two_calls_another_is_started(shared):
@@ -209,7 +209,7 @@ def test_a_cancel_takes_effect_at_once_and_drops_the_work(shared, data_directory
 
 def test_many_first_calls_start_one(data_directory):
     program = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(client.PACKAGE)!r})\n"
+        f"import sys; sys.path.insert(0, {str(Path(client.PACKAGE).parent)!r})\n"
         "from visrec_db import client\n"
         f"client.PYTHON = {sys.executable!r}\n"
         "client.connect(lambda: None, '60')\n"
