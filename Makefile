@@ -20,6 +20,8 @@ TESTS =
 # For the demo: a directory of pictures instead of drawn ones; a model instead of CLIP.
 IMAGES =
 MODEL =
+# Pictures that `make bench` embeds, instead of 1000.
+N =
 # How to become root; empty when VISREC_* and PG_CONFIG lie in places of one's own.
 AS_ROOT = scripts/as-root.sh
 
@@ -92,7 +94,7 @@ uninstall-home:
 
 # What people use -----------------------------------------------------------------------
 
-.PHONY: help deps venv test test-slow demo demo-stop lint format FORCE
+.PHONY: help deps venv test test-slow demo demo-stop bench lint format FORCE
 
 help: ## this list
 	@echo 'make; make install; make installcheck; make uninstall; make clean: as with any PGXS extension'
@@ -119,6 +121,9 @@ demo: installed ## show it at work, on drawn pictures or those in IMAGES=DIRECTO
 
 demo-stop: ## stop the demo's PostgreSQL and remove it
 	@scripts/cluster.sh stop demo --remove
+
+bench: installed ## measure speed, waits, memory and parity; N=200 takes 200 pictures, not 1000
+	@scripts/bench.sh '$(VISREC_HOME)/venv/bin/python' $(if $(N),--pictures '$(N)')
 
 lint: dev-venv ## check formatting, style, types, shell scripts and versions
 	.venv/bin/ruff format --check
