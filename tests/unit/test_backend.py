@@ -19,6 +19,7 @@ NAMES = {
     "key": "id",
     "key_type": "bigint",
     "image": "image_path",
+    "image_type": "bytea",
     "vector": "content_vector",
     "vector_type": "public.vector",
     "equals": "OPERATOR(pg_catalog.=)",
