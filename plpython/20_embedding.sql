@@ -12,16 +12,16 @@ COMMENT ON FUNCTION visrec._write_vectors(oid, jsonb, text[]) IS
     'Embeds those of the rows with these keys that have no vector, and accounts for each.';
 REVOKE ALL ON FUNCTION visrec._write_vectors(oid, jsonb, text[]) FROM PUBLIC;
 
-CREATE FUNCTION visrec._backfill_batch(relation oid, config jsonb, after text, batch_size integer)
-RETURNS jsonb LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+CREATE FUNCTION visrec._backfill_batch(relation oid, config jsonb, after text, batch_size integer,
+    following integer) RETURNS jsonb LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
 import sys
 if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
 from visrec_db import backend
-return backend.backfill_batch(plpy, relation, config, after, batch_size)
+return backend.backfill_batch(plpy, relation, config, after, batch_size, following=following)
 $python$;
-COMMENT ON FUNCTION visrec._backfill_batch(oid, jsonb, text, integer) IS
-    'Embeds the next rows without a vector after a key.';
-REVOKE ALL ON FUNCTION visrec._backfill_batch(oid, jsonb, text, integer) FROM PUBLIC;
+COMMENT ON FUNCTION visrec._backfill_batch(oid, jsonb, text, integer, integer) IS
+    'Embeds the next rows without a vector after a key, while the encoder goes on with those that follow.';
+REVOKE ALL ON FUNCTION visrec._backfill_batch(oid, jsonb, text, integer, integer) FROM PUBLIC;
 
 CREATE FUNCTION visrec._embed(model text, path text, image bytea, query text) RETURNS jsonb
 LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$

@@ -6,6 +6,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     config jsonb;
     total bigint;
+    wanted bigint;
     after text;
     outcome jsonb;
     embedded bigint := 0;
@@ -32,8 +33,9 @@ BEGIN
     total := least(total, max_rows);
     PERFORM visrec._drain_queue(relation);    -- of direct updates of partitions; they are pending
     WHILE max_rows IS NULL OR embedded + failed < max_rows LOOP
-        outcome := visrec._backfill_batch(relation, config, after,
-            least(batch_size, coalesce(max_rows - embedded - failed, batch_size))::integer);
+        wanted := coalesce(max_rows - embedded - failed, 2 * batch_size::bigint);
+        outcome := visrec._backfill_batch(relation, config, after, least(batch_size, wanted)::integer,
+            least(batch_size, greatest(wanted - batch_size, 0))::integer);
         IF outcome ->> 'error' IS NOT NULL THEN
             PERFORM visrec._raise(outcome -> 'error', format('could not backfill table "%s"', relation));
         END IF;

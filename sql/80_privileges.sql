@@ -15,7 +15,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'visrec._embed_rows(oid, jsonb, text[])',
         'visrec._embed_queued(oid, jsonb)',
         'visrec._write_vectors(oid, jsonb, text[])',
-        'visrec._backfill_batch(oid, jsonb, text, integer)'
+        'visrec._backfill_batch(oid, jsonb, text, integer, integer)'
     ]::regprocedure[])
 $$;
 COMMENT ON FUNCTION visrec._granted_functions() IS 'What visrec.grant_access grants.';

@@ -12,8 +12,8 @@ import json
 from visrec_db import client, errors
 from visrec_db.in_process import InProcess, Model
 
-BATCH_SIZE = 256
-"""Rows that a trigger reads together; they are written as they come back from the encoder."""
+BATCH_SIZE = 128
+"""Rows that a trigger reads together, and as many ahead; written as they come back."""
 
 BATCH_OF_BYTES = 16
 """The same where the rows hold the images themselves, which may be large."""
@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # a new session imports this module: what only types need cos
         """The seam: the encoder process's client, or an encoder in this process."""
 
         def embed_images(
-            self, sources: Sequence[Any]
+            self, sources: Sequence[Any], ahead: Sequence[str] = ..., continues: bool = ...
         ) -> Iterator[list[str | errors.ImageError]]: ...
         def embed_text(self, query: str) -> str: ...
         def dimension(self) -> int: ...
@@ -54,29 +54,36 @@ def write_vectors(plpy: Plpy, relation: int, config: str, ids: Sequence[str]) ->
     """
     table = _Table(plpy, relation, config, bulk=len(ids) > FEW)
     outcome = Outcome()
-    batch_size = BATCH_OF_BYTES if table.holds_images else BATCH_SIZE
-    for start in range(0, len(ids), batch_size):
-        rows = table.read(ids[start : start + batch_size])
-        table.embed_and_store(rows, outcome)
+    size = BATCH_OF_BYTES if table.holds_images else BATCH_SIZE
+    ahead: list[Mapping[str, Any]] | None = None
+    for start in range(0, len(ids), size):
+        rows = table.read(ids[start : start + size]) if ahead is None else ahead
+        following = ids[start + size : start + 2 * size]
+        ahead = table.read(following) if following and not table.holds_images else None
+        table.embed_and_store(rows, outcome, ahead or ())
         if outcome.failed and table.config["on_error"] == "raise":
             break
     return outcome.as_json()
 
 
 def backfill_batch(
-    plpy: Plpy, relation: int, config: str, after: str | None, batch_size: int
+    plpy: Plpy, relation: int, config: str, after: str | None, size: int, *, following: int = 0
 ) -> str:
     """Embed the next rows without a vector in the order of their keys, after the key ``after``.
 
-    Rows locked by others are passed over. Returns the ``Outcome`` as JSON; its ``last`` is the
-    last key seen, null when there was no row left. An encoder that cannot work is the outcome's
-    ``error``, recorded for no row.
+    So many ``following`` rows are for the next call: the encoder goes on with them. They are
+    locked too, so that sessions that backfill together do not work ahead on the same rows; rows
+    locked by others are passed over. Returns the ``Outcome`` as JSON; its ``last`` is the last key
+    seen, null when there was no row left. An encoder that cannot work is the outcome's ``error``,
+    recorded for no row.
     """
     table = _Table(plpy, relation, config, bulk=True)
     outcome = Outcome()
-    rows = table.read_next(after, batch_size)
+    table.continues = after is not None
+    found = table.read_next(after, size + (0 if table.holds_images else following))
+    rows = found[:size]
     if rows:
-        table.embed_and_store(rows, outcome, record_encoder_errors=False)
+        table.embed_and_store(rows, outcome, found[size:], record_encoder_errors=False)
         outcome.last = rows[-1]["id"]
     return outcome.as_json()
 
@@ -140,6 +147,7 @@ class _Table:
         self.holds_images = self._names["image_type"] == "bytea"
         self._embedder: Embedder | None = None
         self._broken: errors.EncoderError | None = None
+        self.continues = False  # whether the encoder was told of the next rows before
 
     def read(self, ids: Sequence[str]) -> list[Mapping[str, Any]]:
         """``id`` (text) and ``image`` of those of the rows that have no vector."""
@@ -155,17 +163,19 @@ class _Table:
         self,
         rows: Sequence[Mapping[str, Any]],
         outcome: Outcome,
+        following: Sequence[Mapping[str, Any]] = (),
         record_encoder_errors: bool = True,
     ) -> None:
         """Give each row its vector, or its line in ``visrec.failure``; count both.
 
-        Rows are written while the encoder works on those after them. With ``on_error`` = raise it
-        stops at the first failure.
+        The encoder goes on with those ``following``. Rows are written while it works on those after
+        them. With ``on_error`` = raise it stops at the first failure.
         """
         self._forget_failures([row["id"] for row in rows if row["image"] is None])
         rest = [row for row in rows if row["image"] is not None]
+        ahead = [row["image"] for row in following if isinstance(row["image"], str)]
         try:
-            for results in self._embed([row["image"] for row in rest]):
+            for results in self._embed([row["image"] for row in rest], ahead):
                 self._store(rest[: len(results)], results, outcome)
                 rest = rest[len(results) :]
                 if outcome.failed and self.config["on_error"] == "raise":
@@ -177,14 +187,17 @@ class _Table:
             else:
                 outcome.error = _as_dict(error, None)
 
-    def _embed(self, images: Sequence[Any]) -> Iterator[Sequence[str | errors.VisrecError]]:
+    def _embed(
+        self, images: Sequence[Any], ahead: Sequence[str]
+    ) -> Iterator[Sequence[str | errors.VisrecError]]:
         if not images:
             return
         if self._broken is not None:  # do not try for each batch what just failed for the first
             raise self._broken
         if self._embedder is None:
             self._embedder = _connect(self._plpy, self.config["model"], self._bulk)
-        yield from self._embedder.embed_images(images)
+        continues, self.continues = self.continues, True
+        yield from self._embedder.embed_images(images, ahead, continues)
 
     def _store(
         self,

@@ -283,8 +283,13 @@ class Shared:
         self._idle_seconds = settings["encoder_idle_seconds"]
         self._checkpoint = checkpoint
 
-    def embed_images(self, sources: Sequence[Any]) -> Iterator[list[str | errors.ImageError]]:
+    def embed_images(
+        self, sources: Sequence[Any], ahead: Sequence[str] = (), continues: bool = False
+    ) -> Iterator[list[str | errors.ImageError]]:
         """Consecutive slices of the results, in order, as they come.
+
+        ``ahead`` are the paths that will be asked for next: the encoder goes on with them while
+        these results are stored. ``continues``: the request before named these as its ``ahead``.
 
         An encoder that ends in the middle is started again for what is missing; ``ATTEMPTS`` ends
         without a single result are an error.
@@ -295,7 +300,8 @@ class Shared:
             items = [source if isinstance(source, str) else None for source in rest]
             blobs = [bytes(source) for source in rest if not isinstance(source, str)]
             try:
-                for answer in self._ask({"op": "images", "items": items}, blobs):
+                request = {"op": "images", "items": items, "ahead": list(ahead)}
+                for answer in self._ask({**request, "continues": continues}, blobs):
                     results = [_result(result) for result in answer.get("results", [])]
                     if results:
                         done, left = done + len(results), ATTEMPTS

@@ -204,4 +204,4 @@ def as_text(vector: NDArray[np.float32]) -> str:
     """A vector in pgvector's text form; nine digits bring every float32 back exactly."""
     if not np.isfinite(vector).all() or not vector.any():
         raise errors.EncoderUnavailable("the model gave a vector that is not finite or all zeros")
-    return "[" + ",".join(["%.9g" % number for number in vector.tolist()]) + "]"  # noqa: UP031
+    return ("[" + ",".join(["%.9g"] * len(vector)) + "]") % tuple(vector.tolist())

@@ -41,7 +41,12 @@ class InProcess:
         self._settings = settings
         self._checkpoint = checkpoint
 
-    def embed_images(self, sources: Sequence[Any]) -> Iterator[list[str | errors.ImageError]]:
+    def embed_images(
+        self,
+        sources: Sequence[Any],
+        ahead: Sequence[str] = (),  # noqa: ARG002 - only another process can work ahead
+        continues: bool = False,  # noqa: ARG002
+    ) -> Iterator[list[str | errors.ImageError]]:
         """Each image's vector as text, or its error: consecutive slices, in order."""
         add_libraries()
         from visrec_db import encoder, images  # noqa: PLC0415 - needs the libraries

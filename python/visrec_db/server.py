@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ class Server:
         return await asyncio.start_unix_server(self._converse, sock=sock, backlog=1024)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = _Client(reader, writer)
         try:
             peer = writer.get_extra_info("socket")
             credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
@@ -115,24 +117,23 @@ class Server:
                 header, blobs = await _read_frame(reader)
                 self._busy += 1
                 try:
-                    await self._answer(header, blobs, reader, writer)
+                    await self._answer(header, blobs, client)
                 finally:
                     self._busy -= 1
                     self._used = time.monotonic()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client went away
         finally:
+            client.drop_ahead()
             writer.close()
 
     async def _answer(
         self,
         header: dict[str, Any],
         blobs: list[bytes],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        client: _Client,
     ) -> None:
         operation = header["op"]
-        client = _Client(reader, writer)
         if header["build"] != self._build and operation not in ("stop", "status"):
             await client.send({"other_build": self._build, "done": True})
             self._stop.set()
@@ -171,27 +172,17 @@ class Server:
         self, model: Any, header: dict[str, Any], blobs: list[bytes], client: _Client
     ) -> None:
         """Send results as they come, consecutive ones together, in order."""
-        from visrec_db import images, scheduler  # noqa: PLC0415 - see serve
-
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-        bytes_given = iter(blobs)
-        sources = [next(bytes_given) if item is None else item for item in header["items"]]
-        policy = header["policy"]
-
-        def progress() -> None:
-            loop.call_soon_threadsafe(changed.set)
-
-        request = scheduler.Request(
-            model,
-            sources,
-            images.Policy(tuple(policy["roots"]), policy["max_bytes"], policy["max_pixels"]),
-            header["bulk"],
-            progress,
-        )
-        del sources, bytes_given
-        blobs.clear()
-        self._scheduler.submit(request)
+        work = client.take_ahead(header) if header["continues"] else None
+        client.drop_ahead()
+        if work is None:
+            given = iter(blobs)
+            sources = [next(given) if item is None else item for item in header["items"]]
+            work = self._submit(model, header, sources)
+            del sources, given
+            blobs.clear()
+        if header["ahead"]:
+            client.ahead = self._submit(model, header, header["ahead"])
+        request, changed = work.request, work.changed
         sent = 0
         try:
             while sent < len(request.results):
@@ -213,6 +204,26 @@ class Server:
             request.cancelled = True  # what is left of it is wanted no more
         if not request.results:
             await client.send({"done": True})
+
+    def _submit(self, model: Any, header: dict[str, Any], sources: list[Any]) -> _Work:
+        from visrec_db import images, scheduler  # noqa: PLC0415 - see serve
+
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        policy = header["policy"]
+
+        def progress() -> None:
+            loop.call_soon_threadsafe(changed.set)
+
+        request = scheduler.Request(
+            model,
+            sources,
+            images.Policy(tuple(policy["roots"]), policy["max_bytes"], policy["max_pixels"]),
+            header["bulk"],
+            progress,
+        )
+        self._scheduler.submit(request)
+        return _Work([header["model"], policy, sources], request, changed)
 
     async def _in_forward_thread(
         self, model: Any, query: str | None, client: _Client
@@ -271,12 +282,36 @@ class Server:
         }
 
 
+@dataclass
+class _Work:
+    """Images at the scheduler. ``changed`` is set when results have come."""
+
+    of: list[Any]
+    request: Any
+    changed: asyncio.Event
+
+
 class _Client:
-    """The other side of a connection, while a request of its is worked on."""
+    """The other side of a connection. ``ahead`` is what it said it would ask for next."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.ahead: _Work | None = None
+
+    def take_ahead(self, header: dict[str, Any]) -> _Work | None:
+        """The work ahead, if it was for what this request asks for."""
+        work = self.ahead
+        if work is None or work.of != [header["model"], header["policy"], header["items"]]:
+            return None
+        self.ahead = None
+        return work
+
+    def drop_ahead(self) -> None:
+        """Stop working ahead: the client went away, or asked for something else."""
+        if self.ahead is not None:
+            self.ahead.request.cancelled = True
+            self.ahead = None
 
     async def send(self, header: dict[str, Any]) -> None:
         self._writer.write(protocol.pack(header))

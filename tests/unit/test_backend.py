@@ -19,7 +19,7 @@ NAMES = {
     "key": "id",
     "key_type": "bigint",
     "image": "image_path",
-    "image_type": "text",
+    "image_type": "bytea",
     "vector": "content_vector",
     "vector_type": "public.vector",
     "equals": "OPERATOR(pg_catalog.=)",
@@ -124,6 +124,7 @@ class Server:
 def session(monkeypatch: pytest.MonkeyPatch) -> None:
     """A session of its own: no plan and no model is kept from another test."""
     monkeypatch.setattr(backend, "BATCH_SIZE", 64)
+    monkeypatch.setattr(backend, "BATCH_OF_BYTES", 64)
     monkeypatch.setattr(backend, "_plans", {})
     monkeypatch.setattr(in_process, "_encoders", {})
     monkeypatch.setattr(in_process, "add_libraries", lambda: None)
@@ -237,11 +238,20 @@ def test_rows_are_read_in_batches_and_written_as_they_come() -> None:
     assert len(server.vectors) == 130
 
 
-def test_images_in_the_rows_are_read_in_small_batches() -> None:
+def test_images_in_the_rows_are_read_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "BATCH_OF_BYTES", 16)
     server = Server(many(40))
-    server.names["image_type"] = "bytea"
     assert write(server)["embedded"] == 40
     assert [len(ids) for ids in server.batches] == [16, 16, 8]
+
+
+def test_paths_are_read_a_batch_ahead() -> None:
+    server = Server({str(number): "/outside.png" for number in range(1, 131)})
+    server.names["image_type"] = "text"
+    assert write(server)["failed"] == 130
+    assert [len(ids) for ids in server.batches] == [64, 64, 2]
+    reads = [kind for kind in server.executed if "ANY" in kind or "INSERT" in kind]
+    assert ["ANY" in kind for kind in reads[:3]] == [True, True, False]
 
 
 def test_no_rows_load_no_model() -> None:
@@ -336,6 +346,7 @@ def test_a_model_that_is_not_registered_is_an_encoder_error() -> None:
 def test_the_libraries_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(backend, "BATCH_SIZE", 64)
+    monkeypatch.setattr(backend, "BATCH_OF_BYTES", 64)
     monkeypatch.setattr(backend, "_plans", {})
     monkeypatch.setattr(in_process, "HOME", tmp_path)
     server = Server({"1": png()})

@@ -232,3 +232,50 @@ def test_a_process_that_cannot_start_says_why(data_directory, settings, monkeypa
     monkeypatch.setattr(client, "PYTHON", str(tmp_path / "none"))
     with pytest.raises(errors.EncoderUnavailable, match="there is no"):
         client.connect(nothing, "60")
+
+
+@pytest.fixture
+def paths(tmp_path, settings):
+    """Pictures in files inside the image roots."""
+    settings["image_roots"] = str(tmp_path)
+    for red in range(8):
+        (tmp_path / f"{red}.ppm").write_bytes(picture(red))
+    return [f"{red}.ppm" for red in range(8)]
+
+
+def done():
+    return client.control("status", nothing)["images"]
+
+
+def ask(shared, sources, **options):
+    return [result for some in shared.embed_images(sources, **options) for result in some]
+
+
+def test_work_ahead_is_done_once(paths, shared):
+    expected = [ask(shared, some) for some in (paths[:4], paths[4:])]
+    before = done()
+    first = ask(shared, paths[:4], ahead=paths[4:])
+    until(lambda: done() == before + 8)
+    second = ask(shared, paths[4:], continues=True)
+    assert [first, second] == expected
+    assert done() == before + 8
+
+
+def test_work_ahead_of_another_statement_is_not_used(paths, shared, tmp_path):
+    ask(shared, paths[:2], ahead=paths[2:4])
+    until(lambda: done() == 4)
+    (tmp_path / paths[2]).write_bytes(picture(0))
+    assert ask(shared, paths[2:4])[0] == ask(shared, paths[:1])[0]
+
+
+def test_other_images_than_those_ahead(paths, shared):
+    expected = ask(shared, paths[2:3])
+    ask(shared, paths[:2], ahead=paths[2:4])
+    assert ask(shared, paths[2:3], continues=True) == expected
+
+
+def test_work_ahead_ends_with_the_connection(paths, shared):
+    ask(shared, paths[:4], ahead=paths[4:] * 500)
+    client._connection.close()
+    until(lambda: client.control("status", nothing)["waiting"] == 0)
+    assert done() < 2000
