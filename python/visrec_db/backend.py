@@ -12,11 +12,8 @@ import json
 from visrec_db import client, errors
 from visrec_db.in_process import InProcess, Model
 
-BATCH_SIZE = 128
-"""Rows that a trigger reads together, and as many ahead; written as they come back."""
-
-BATCH_OF_BYTES = 16
-"""The same where the rows hold the images themselves, which may be large."""
+BATCH_SIZE, BATCH_OF_BYTES = 128, 16
+"""Rows that a trigger reads together, and as many ahead; fewer where they hold the images."""
 
 FEW = 8
 """A statement of more rows is bulk work: single rows of other sessions go before it."""
@@ -71,11 +68,10 @@ def backfill_batch(
 ) -> str:
     """Embed the next rows without a vector in the order of their keys, after the key ``after``.
 
-    So many ``following`` rows are for the next call: the encoder goes on with them. They are
-    locked too, so that sessions that backfill together do not work ahead on the same rows; rows
-    locked by others are passed over. Returns the ``Outcome`` as JSON; its ``last`` is the last key
-    seen, null when there was no row left. An encoder that cannot work is the outcome's ``error``,
-    recorded for no row.
+    The encoder goes on with as many ``following`` rows, for the next call. They are locked too, so
+    that sessions that backfill together do not work on the same rows; rows locked by others are
+    passed over. Returns the ``Outcome`` as JSON; its ``last`` is the last key seen, null when no
+    row was left. An encoder that cannot work is its ``error``, recorded for no row.
     """
     table = _Table(plpy, relation, config, bulk=True)
     outcome = Outcome()
@@ -238,7 +234,7 @@ def encoder_status(plpy: Plpy) -> str:
 
 def encoder_stop(plpy: Plpy) -> bool:
     """End the encoder process; false where none runs. The next call starts another."""
-    return client.control("stop", lambda: _checkpoint(plpy)) is not None
+    return client.stop(lambda: _checkpoint(plpy))
 
 
 def encoder_warm(plpy: Plpy, model: str) -> str:

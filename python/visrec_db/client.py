@@ -39,7 +39,7 @@ STEP = 0.05
 START_WITHIN = 20.0
 """Seconds for the encoder process to open its socket (it loads models later)."""
 
-ATTEMPTS = 3
+ATTEMPTS = 4
 """Encoder processes that may end under a request before it is given up."""
 
 ERRORS = {
@@ -333,8 +333,10 @@ class Shared:
                 f"the encoder process ended {ATTEMPTS} times while it worked on this: {gone}",
                 hint=f"See {protocol.LOG} in the data directory.",
             ) from gone
-        self._checkpoint()
-        time.sleep(STEP)
+        until = time.monotonic() + STEP * 5 ** (ATTEMPTS - left)  # 0.05, 0.25, 1.25 s
+        while time.monotonic() < until:
+            self._checkpoint()
+            time.sleep(STEP)
         return left - 1
 
     def _ask(
@@ -372,15 +374,29 @@ def _result(found: Any) -> str | errors.ImageError:
 
 
 def control(op: str, checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """Ask a running encoder for its ``status``, or to ``stop``; None where none runs."""
+    """What a running encoder answers to ``status`` or ``stop``; None where none runs."""
     connection = running(checkpoint)
     if connection is None:
         return None
     try:
-        for answer in connection.request({"op": op}):
-            return answer
+        return next(connection.request({"op": op}), None)
     except EncoderGone:
-        pass
+        return None
     finally:
         connection.close()
-    return None
+
+
+def stop(checkpoint: Checkpoint) -> bool:
+    """End a running encoder and wait until it is gone; False where none runs."""
+    until = time.monotonic() + START_WITHIN
+    found = False
+    while (connection := running(checkpoint)) is not None:
+        connection.close()
+        if not found:
+            control("stop", checkpoint)
+            found = True
+        checkpoint()
+        if time.monotonic() > until:
+            raise errors.EncoderUnavailable("the encoder process does not end")
+        time.sleep(0.01)
+    return found

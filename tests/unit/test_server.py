@@ -135,7 +135,7 @@ def test_killed_again_and_again_is_an_error_and_no_hang(shared, monkeypatch):
     receive = client.Connection._receive
     monkeypatch.setattr(client, "control", lambda op, checkpoint: {"pid": encoder_pid()})
     monkeypatch.setattr(client.Connection, "_receive", killed_before_it_answers)
-    with pytest.raises(errors.EncoderUnavailable, match="ended 3 times"):
+    with pytest.raises(errors.EncoderUnavailable, match="ended 4 times"):
         embed(shared, [picture(1)])
     monkeypatch.undo()
 
