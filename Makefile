@@ -146,6 +146,8 @@ dev-venv: deps venv
 # Installs, unless what is installed is already what would be: then nobody needs root.
 .PHONY: installed
 installed: deps venv
+	@[ ! -e build ] || [ -w build ] || { echo 'error: build/ is not yours: an earlier make ran as root' >&2; \
+	    echo '  fix: sudo rm -rf build' >&2; exit 1; }
 	@rm -rf build/stage
 	@$(MAKE) -s --no-print-directory install DESTDIR='$(CURDIR)/build/stage'
 	@scripts/is-installed.sh build/stage '$(VISREC_HOME)' || $(AS_ROOT) \

@@ -12,7 +12,11 @@ umask 022                       # the server's user reads what is made here
 python=$1
 shift
 export VISREC_BENCH_CLUSTER=bench-$$
-trap 'scripts/cluster.sh stop "$VISREC_BENCH_CLUSTER" --remove' EXIT
+stop() {
+    trap '' INT TERM            # make passes on a signal that was meant for all: only the first counts
+    scripts/cluster.sh stop "$VISREC_BENCH_CLUSTER" --remove
+}
+trap stop EXIT
 scripts/cluster.sh start "$VISREC_BENCH_CLUSTER"
 env=$(scripts/cluster.sh env "$VISREC_BENCH_CLUSTER")
 eval "$env"
