@@ -39,8 +39,7 @@ STEP = 0.05
 START_WITHIN = 20.0
 """Seconds for the encoder process to open its socket (it loads models later)."""
 
-ATTEMPTS = 4
-"""Encoder processes that may end under a request before it is given up."""
+ATTEMPTS = 4  # encoder processes that may end under a request before it is given up
 
 ERRORS = {
     cls.code: cls
