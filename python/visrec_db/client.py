@@ -33,8 +33,7 @@ HOME = os.path.dirname(os.path.dirname(PACKAGE))
 PYTHON = os.path.join(HOME, "venv", "bin", "python")
 """What the encoder process runs with: not the Python that PostgreSQL embeds, but its libraries."""
 
-STEP = 0.05
-"""Seconds between two looks whether the statement was cancelled."""
+STEP = 0.05  # seconds between two looks whether the statement was cancelled
 
 START_WITHIN = 20.0
 """Seconds for the encoder process to open its socket (it loads models later)."""
