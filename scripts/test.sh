@@ -18,5 +18,9 @@ if [ $# -eq 0 ] && ! "${MAKE:-make}" -s --no-print-directory installcheck; then
     echo "the golden tests failed: see build/regress/regression.diffs"
 fi
 # Last, so that the output ends with pytest's summary.
-.venv/bin/python -m pytest "${@:--mnot slow}" || status=$?
+case " $* " in
+    *" -m "*) ;;
+    *) set -- -m 'not slow' "$@" ;;
+esac
+.venv/bin/python -m pytest "$@" || status=$?
 exit $status

@@ -59,7 +59,7 @@ COMMENT ON FUNCTION visrec.embed_text(text, text) IS
     'The vector of a text, comparable with the model''s image vectors; an error for models without a text tower.';
 REVOKE ALL ON FUNCTION visrec.embed_text(text, text) FROM PUBLIC;
 
-CREATE FUNCTION visrec.register_model(name text, directory text DEFAULT NULL) RETURNS visrec.model
+CREATE FUNCTION visrec._register_model(name text, directory text) RETURNS visrec.model
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     inspected jsonb;
@@ -69,7 +69,7 @@ BEGIN
         RAISE null_value_not_allowed USING MESSAGE = 'a model needs a name';
     END IF;
     IF directory IS NULL THEN
-        SELECT s.value || '/' || register_model.name INTO directory
+        SELECT s.value || '/' || _register_model.name INTO directory
         FROM visrec.setting AS s WHERE s.name = 'model_directory';
     ELSIF directory !~ '^/' THEN
         RAISE invalid_parameter_value USING
@@ -96,6 +96,14 @@ BEGIN
     END IF;
     RETURN registered;
 END
+$$;
+COMMENT ON FUNCTION visrec._register_model(text, text) IS 'The registered model, after registering it.';
+REVOKE ALL ON FUNCTION visrec._register_model(text, text) FROM PUBLIC;
+
+CREATE FUNCTION visrec.register_model(INOUT name text, directory text DEFAULT NULL, OUT dimension integer,
+    OUT fingerprint text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT m.name, m.dimension, m.fingerprint FROM visrec._register_model($1, $2) AS m
 $$;
 COMMENT ON FUNCTION visrec.register_model(text, text) IS
     'Make the model in a directory of the server (default: its name in model_directory) one that tables can be '

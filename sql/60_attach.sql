@@ -107,7 +107,7 @@ BEGIN
     IF has_function_privilege('visrec.register_model(text, text)', 'EXECUTE') THEN
         SELECT s.value || '/' || wanted INTO directory FROM visrec.setting AS s WHERE s.name = 'model_directory';
         IF wanted !~ '[/:]' AND (pg_stat_file(directory, true)).isdir THEN
-            RETURN visrec.register_model(wanted);
+            RETURN visrec._register_model(wanted, NULL);
         END IF;
     END IF;
     RAISE undefined_object USING
