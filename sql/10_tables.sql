@@ -91,6 +91,20 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION visrec._owns(oid) IS 'Whether the current role has the rights of the table''s owner.';
 
+CREATE FUNCTION visrec._sees_row(relation regclass, row_id text) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names record;
+    seen boolean;
+BEGIN
+    SELECT * INTO names FROM visrec._names(relation, visrec._attachment(relation));
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%s %s ($1)::%s)',
+        names."table", names.key, names.equals, names.key_type) INTO seen USING row_id;
+    RETURN seen;
+END
+$$;
+COMMENT ON FUNCTION visrec._sees_row(regclass, text) IS 'Whether the current role sees the row with this key.';
+
 CREATE TABLE visrec.failure (
     relation regclass NOT NULL,
     row_id text NOT NULL,
@@ -104,14 +118,21 @@ CREATE TABLE visrec.failure (
 );
 SELECT pg_catalog.pg_extension_config_dump('visrec.failure', '');
 COMMENT ON TABLE visrec.failure IS
-    'Rows whose image gave no vector, and why. A row leaves it when its image is embedded; '
-    'visrec.retry tries all of a table''s again. Each role sees the failures of tables it may read.';
-COMMENT ON COLUMN visrec.failure.row_id IS 'the row''s primary key as text';
+    'Rows whose image gave no vector, and why. A line goes when its row''s image is embedded, and when the row goes; '
+    'visrec.retry tries all of a table''s again. Each role sees the failures of tables it may read; where row-level '
+    'security limits what it sees of the table, visrec.coverage counts what it may.';
+COMMENT ON COLUMN visrec.failure.row_id IS 'the row''s primary key as text; a date or time in ISO 8601, in UTC';
 COMMENT ON COLUMN visrec.failure.image IS 'the image''s path as the row has it; NULL for an image stored as bytea';
 COMMENT ON COLUMN visrec.failure.code IS
-    'missing, outside_roots, unreadable, too_large, bomb, truncated, not_an_image or encoder_unavailable';
+    'missing, outside_roots, unreadable, too_large, bomb, timeout, truncated, not_an_image or encoder_unavailable';
 ALTER TABLE visrec.failure ENABLE ROW LEVEL SECURITY;
-CREATE POLICY readers ON visrec.failure FOR SELECT USING (has_table_privilege(relation, 'SELECT'));
+-- Whoever reads all failures must not run the policies of other people's tables by it: where a table's
+-- row-level security applies to the reader, only a query that names that table looks at its rows.
+CREATE POLICY readers ON visrec.failure FOR SELECT USING (
+    CASE WHEN NOT has_table_privilege(relation, 'SELECT') THEN false
+         WHEN NOT row_security_active(relation) THEN true
+         WHEN current_setting('visrec.failures_of', true) IS DISTINCT FROM relation::oid::text THEN false
+         ELSE visrec._sees_row(relation, row_id) END);
 CREATE POLICY owners ON visrec.failure USING (visrec._owns(relation)) WITH CHECK (visrec._owns(relation));
 GRANT SELECT, INSERT, UPDATE, DELETE ON visrec.failure TO PUBLIC;
 

@@ -155,6 +155,12 @@ BEGIN
         RETURN;
     END IF;
     outcome := visrec._write_vectors(relation, config, ids);
+    IF (outcome ->> 'seen')::integer < rows AND row_security_active(relation) THEN
+        RAISE WARNING USING
+            MESSAGE = format('%s of %s rows are without a vector: row-level security hides them from their table''s owner',
+                rows - (outcome ->> 'seen')::integer, rows),
+            HINT = format('They are pending: CALL visrec.backfill(%L) as a role that sees them.', relation::regclass);
+    END IF;
     IF (outcome ->> 'failed')::integer = 0 THEN
         RETURN;
     END IF;

@@ -16,7 +16,8 @@ SELECT t.tgrelid::regclass AS relation, a.*
 FROM pg_catalog.pg_trigger AS t,
      pg_catalog.jsonb_to_record(visrec._config(t.tgargs)) AS a (
          key_column name, image_column name, vector_column name, model text, fingerprint text,
-         mode text, on_error text, show_columns name[], functions_schema name, functions_name name)
+         mode text, on_error text, show_columns name[], functions_schema name, functions_name name,
+         source_column name)
 WHERE t.tgname = 'visrec_insert' AND NOT t.tgisinternal AND a.key_column IS NOT NULL;
 COMMENT ON VIEW visrec.attached IS
     'The attached tables and what each was attached with. functions_name is the table''s name in the names of its '
@@ -51,6 +52,50 @@ END
 $$;
 COMMENT ON FUNCTION visrec._check_owner(regclass) IS 'An error unless the current role has the owner''s rights.';
 
+-- Where a vector comes from: 64 bits beside it, the upper half for the model's weights, the lower for the image.
+-- These four can be inlined, and so have no SET clause; their names are bound when they are made.
+
+CREATE FUNCTION visrec._hash(data bytea) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.encode(pg_catalog.sha256(data), 'hex'), 1, 8))
+    ::bit(32)::bigint;
+COMMENT ON FUNCTION visrec._hash(bytea) IS 'The first 32 bits of the SHA-256, from 0 to 2^32 - 1.';
+
+CREATE FUNCTION visrec._weights(fingerprint text) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN visrec._hash(pg_catalog.convert_to(fingerprint, 'UTF8')) OPERATOR(pg_catalog.-) 2147483648;
+COMMENT ON FUNCTION visrec._weights(text) IS 'What stands for a model''s weights: from -2^31 to 2^31 - 1.';
+
+CREATE FUNCTION visrec._source(image text, weights bigint) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (weights OPERATOR(pg_catalog.<<) 32)
+    OPERATOR(pg_catalog.|) visrec._hash(pg_catalog.convert_to(image, 'UTF8'));
+COMMENT ON FUNCTION visrec._source(text, bigint) IS 'What stands for a vector''s model and the path of its image.';
+
+CREATE FUNCTION visrec._source(image bytea, weights bigint) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE
+-- Not the whole picture, which would make each look at a table read all of it.
+RETURN (weights OPERATOR(pg_catalog.<<) 32)
+    OPERATOR(pg_catalog.|) visrec._hash(pg_catalog.int4send(pg_catalog.octet_length(image))
+        OPERATOR(pg_catalog.||) pg_catalog.substr(image, 1, 8192)
+        OPERATOR(pg_catalog.||) pg_catalog.substr(image, GREATEST(1, pg_catalog.octet_length(image)
+            OPERATOR(pg_catalog.-) 8191)));
+COMMENT ON FUNCTION visrec._source(bytea, bigint) IS
+    'What stands for a vector''s model and its image: length, first and last 8 kB.';
+
+CREATE FUNCTION visrec._key_text(key text, type oid) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format(CASE coalesce(nullif(t.typbasetype, 0), t.oid)
+        WHEN 'timestamptz'::regtype
+            THEN $f$regexp_replace(to_jsonb(%s AT TIME ZONE 'UTC') #>> '{}', '(\d)( BC)?$', '\1Z\2')$f$
+        WHEN 'timestamp'::regtype THEN $f$(to_jsonb(%s) #>> '{}')$f$
+        WHEN 'date'::regtype THEN $f$(to_jsonb(%s) #>> '{}')$f$
+        ELSE '%s::text' END, key)
+    FROM pg_type AS t WHERE t.oid = type
+$$;
+COMMENT ON FUNCTION visrec._key_text(text, oid) IS
+    'The expression for a key as text: dates and times in ISO 8601, whatever DateStyle and TimeZone.';
+
 -- Names of what attach makes. A name that would be longer than PostgreSQL allows is cut.
 
 CREATE FUNCTION visrec._function_name(prefix text, table_name text, suffix text DEFAULT '') RETURNS name
@@ -72,17 +117,20 @@ $$;
 COMMENT ON FUNCTION visrec._depends_on_extension(regclass, oid) IS
     'Whether attach made an object: what it makes goes with DROP EXTENSION visrec.';
 
-CREATE FUNCTION visrec._made_functions(schema name, name name) RETURNS SETOF regprocedure
+CREATE FUNCTION visrec._table_functions(schema text, table_name text) RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT p.oid::regprocedure FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-    WHERE n.nspname = schema AND p.proname = name
-      AND visrec._depends_on_extension('pg_proc', p.oid)
+    SELECT p.oid::regprocedure
+    FROM unnest(ARRAY['similar_', 'visrec_embed_']) AS prefix
+    JOIN pg_proc AS p ON p.proname = visrec._function_name(prefix, table_name)
+    JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE n.nspname = schema AND visrec._depends_on_extension('pg_proc', p.oid)
 $$;
-COMMENT ON FUNCTION visrec._made_functions(name, name) IS 'The functions of this name that attach made.';
+COMMENT ON FUNCTION visrec._table_functions(text, text) IS 'The functions that attach made for a table of this name.';
 
 CREATE FUNCTION visrec._names(relation oid, config jsonb,
     OUT "table" text, OUT key text, OUT key_type text, OUT equals text, OUT greater text,
-    OUT image text, OUT image_type text, OUT vector text, OUT vector_type text, OUT vector_schema text)
+    OUT image text, OUT image_type text, OUT vector text, OUT vector_type text, OUT vector_schema text,
+    OUT key_text text, OUT source text, OUT source_value text, OUT stale text, OUT unembedded text)
 -- Every INSERT asks, so it is planned once a session, and in the order written: planning costs 4 ms, not running.
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET join_collapse_limit = 1 AS $$
@@ -90,13 +138,20 @@ BEGIN
     SELECT format('%I.%I', n.nspname, c.relname), quote_ident(k.attname), format_type(k.atttypid, NULL),
            format('OPERATOR(%I.%s)', eqn.nspname, eqo.oprname), format('OPERATOR(%I.%s)', gtn.nspname, gto.oprname),
            quote_ident(i.attname), format_type(i.atttypid, i.atttypmod),
-           quote_ident(v.attname), format_type(v.atttypid, v.atttypmod), quote_ident(vn.nspname)
-    INTO "table", key, key_type, equals, greater, image, image_type, vector, vector_type, vector_schema
+           quote_ident(v.attname), format_type(v.atttypid, v.atttypmod), quote_ident(vn.nspname),
+           visrec._key_text('t.' || quote_ident(k.attname), k.atttypid), quote_ident(s.attname),
+           format('visrec._source(t.%I::%s, %s)', i.attname,
+               CASE coalesce(nullif(it.typbasetype, 0), it.oid) WHEN 'bytea'::regtype THEN 'bytea' ELSE 'text' END,
+               visrec._weights(config ->> 'fingerprint'))
+    INTO "table", key, key_type, equals, greater, image, image_type, vector, vector_type, vector_schema,
+         key_text, source, source_value
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_attribute AS k ON k.attrelid = c.oid AND k.attname = config ->> 'key_column' AND k.attnum > 0
     JOIN pg_attribute AS i ON i.attrelid = c.oid AND i.attname = config ->> 'image_column' AND i.attnum > 0
+    JOIN pg_type AS it ON it.oid = i.atttypid
     JOIN pg_attribute AS v ON v.attrelid = c.oid AND v.attname = config ->> 'vector_column' AND v.attnum > 0
+    LEFT JOIN pg_attribute AS s ON s.attrelid = c.oid AND s.attname = config ->> 'source_column' AND s.attnum > 0
     JOIN pg_type AS vt ON vt.oid = v.atttypid
     JOIN pg_namespace AS vn ON vn.oid = vt.typnamespace
     JOIN pg_index AS x ON x.indrelid = c.oid AND x.indisprimary AND x.indkey[0] = k.attnum
@@ -110,8 +165,14 @@ BEGIN
     JOIN pg_operator AS gto ON gto.oid = gt.amopopr
     JOIN pg_namespace AS gtn ON gtn.oid = gto.oprnamespace
     WHERE c.oid = relation;
+    -- A vector without a source is its owner's word: not looked into.
+    stale := CASE WHEN source IS NULL THEN 'false' ELSE format(
+        '(t.%1$s IS NOT NULL AND t.%2$s IS NOT NULL AND t.%2$s IS DISTINCT FROM %3$s)', vector, source, source_value) END;
+    unembedded := format('(t.%s IS NULL OR %s)', vector, stale);
 END
 $$;
 COMMENT ON FUNCTION visrec._names(oid, jsonb) IS
-    'An attached table''s names, quoted for use in a statement. The key''s operators are those of its primary key''s '
-    'index, so that every type of key compares as it does there.';
+    'An attached table''s names, quoted for use in a statement, and what is asked of its rows (t): key_text, the key as '
+    'text; source, the column that says what a vector was made of, NULL in tables attached before 0.2.0; source_value, '
+    'what it should say; stale and unembedded, conditions. The key''s operators are those of its primary key''s index, '
+    'so that every type of key compares as it does there.';

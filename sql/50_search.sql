@@ -16,6 +16,17 @@ END
 $$;
 COMMENT ON FUNCTION visrec._no_vector(regclass, text) IS 'A NOTICE why a row has no vector.';
 
+CREATE FUNCTION visrec._other_model(relation regclass, row_id text) RETURNS double precision
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE object_not_in_prerequisite_state USING
+        MESSAGE = format('the vector of row %s of table "%s" is of another model', row_id, relation),
+        DETAIL = 'Vectors of two models cannot be compared.',
+        HINT = format('CALL visrec.backfill(%L);', relation);
+END
+$$;
+COMMENT ON FUNCTION visrec._other_model(regclass, text) IS 'An error: this row''s vector cannot be compared.';
+
 CREATE FUNCTION visrec._check_k(k integer, filter jsonb) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -74,24 +85,30 @@ BEGIN
 #variable_conflict use_column
 DECLARE
     query_vector %7$s;
+    query_source bigint;
     previous text[];
 BEGIN
     IF k IS NULL OR k < 1 OR filter IS NOT NULL THEN
         PERFORM visrec._check_k(k, filter);
     END IF;
-    SELECT t.%6$s INTO query_vector FROM %1$s AS t WHERE t.%2$s %3$s $1;
+    SELECT t.%6$s, t.%10$s INTO query_vector, query_source FROM %1$s AS t WHERE t.%2$s %3$s $1;
     IF NOT FOUND THEN
         RAISE no_data_found USING
             MESSAGE = format('table "%%s" has no row with the key %%s', %8$L, coalesce($1::text, 'NULL'));
     ELSIF query_vector IS NULL THEN
-        PERFORM visrec._no_vector(%1$L, $1::text);
+        PERFORM visrec._no_vector(%1$L, %12$s);
         RETURN;
+    ELSIF query_source >> 32 <> %11$s THEN
+        PERFORM visrec._other_model(%1$L, %12$s);
     END IF;
     IF k >= coalesce(current_setting('hnsw.ef_search', true)::integer, 40) THEN
         previous := visrec._widen_search(k);
     END IF;
     RETURN QUERY
-        SELECT t.%2$s, 1 - (t.%6$s OPERATOR(%5$s.<=>) query_vector), t.%4$s%9$s
+        SELECT t.%2$s,
+               CASE WHEN t.%10$s >> 32 <> %11$s THEN visrec._other_model(%1$L, %13$s)
+                    ELSE 1 - (t.%6$s OPERATOR(%5$s.<=>) query_vector) END,
+               t.%4$s%9$s
         FROM %1$s AS t
         WHERE t.%6$s IS NOT NULL AND NOT t.%2$s %3$s $1
         ORDER BY t.%6$s OPERATOR(%5$s.<=>) query_vector
@@ -101,7 +118,8 @@ BEGIN
     END IF;
 END
 $body$, names."table", names.key, names.equals, names.image, names.vector_schema, names.vector,
-            names.vector_type, relation, selected));
+            names.vector_type, relation, selected, names.source, visrec._weights(config ->> 'fingerprint'),
+            visrec._key_text('$1', to_regtype(names.key_type)), names.key_text));
 END
 $$;
 COMMENT ON FUNCTION visrec._make_similar(regclass, jsonb) IS 'Writes similar_<table>.';

@@ -88,10 +88,63 @@ BEGIN
             HINT = format('The model''s vectors are vector(%s): name another vector_column, which attach adds.',
                 dimension);
     END IF;
+
+    SELECT a.attname, format_type(a.atttypid, a.atttypmod) AS type INTO held FROM pg_attribute AS a
+    WHERE a.attrelid = relation AND a.attname = visrec._function_name('', vector_column, '_source')
+      AND NOT a.attisdropped AND (a.atttypid <> 'bigint'::regtype OR a.attname IN (key_column, image_column));
+    IF FOUND THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" cannot hold where vectors come from: its type is %s', held.attname, held.type),
+            HINT = 'Name another vector_column: attach adds a column of its name with _source after it.';
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_columns(regclass, name, name, name, name[], integer) IS
     'An error where a column cannot serve.';
+
+CREATE FUNCTION visrec._make_columns(relation regclass, vector_column name, source_column name, dimension integer)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    vector text := (SELECT format('%I.vector(%s)', n.nspname, dimension) FROM pg_extension AS e
+                    JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
+    columns name[] := ARRAY(SELECT a.attname FROM pg_attribute AS a
+                            WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped);
+BEGIN
+    IF vector_column <> ALL (columns) THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', relation, vector_column, vector);
+    END IF;
+    IF source_column <> ALL (columns) THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I bigint', relation, source_column);
+        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', relation, source_column, format(
+            'what %I was made of: 32 bits for the model''s weights, 32 for the image; NULL where visrec did not make it',
+            vector_column));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_columns(regclass, name, name, integer) IS
+    'Adds the column for the vectors and the one that says what each was made of, where they are missing.';
+
+CREATE FUNCTION visrec._check_vectors(relation regclass, vector_column name, source_column name, fingerprint text,
+    fingerprint_before text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    others boolean;
+BEGIN
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%I IS NOT NULL AND coalesce(t.%I >> 32 <> $1, $2))',
+        relation, vector_column, source_column)
+    INTO others USING visrec._weights(fingerprint), coalesce(fingerprint_before <> fingerprint, false);
+    IF others THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('table "%s" has vectors of another model', relation),
+            DETAIL = 'Vectors of two models cannot be compared.',
+            HINT = format('Name another vector_column, or drop the vectors: SELECT visrec.detach(%1$L, drop_vectors => '
+                'true), or ALTER TABLE %1$s DROP COLUMN %2$I, DROP COLUMN %3$I.', relation, vector_column, source_column);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_vectors(regclass, name, name, text, text) IS
+    'An error where the vectors that are there are of other weights.';
 
 CREATE FUNCTION visrec._use_model(wanted text) RETURNS visrec.model
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -120,184 +173,18 @@ $$;
 COMMENT ON FUNCTION visrec._use_model(text) IS 'A registered model, or an error that says how to get it.';
 REVOKE ALL ON FUNCTION visrec._use_model(text) FROM PUBLIC;
 
-CREATE FUNCTION visrec._make_function(relation regclass, config jsonb, prefix text, arguments text,
-    declaration text, body text, comment text) RETURNS regprocedure
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    owner regrole := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation);
-    name text := format('%I.%I', config ->> 'functions_schema',
-        visrec._function_name(prefix, config ->> 'functions_name'));
-    made regprocedure := to_regprocedure(format('%s(%s)', name, arguments));
-    statement text := format('CREATE OR REPLACE FUNCTION %s(%s AS %L', name, declaration, body);
-BEGIN
-    IF made IS NOT NULL AND NOT visrec._depends_on_extension('pg_proc', made) THEN
-        RAISE duplicate_function USING
-            MESSAGE = format('function %s exists and is not visrec''s', made),
-            HINT = 'Rename or drop it, then attach again.';
-    END IF;
-    BEGIN
-        EXECUTE statement;
-    EXCEPTION WHEN invalid_function_definition THEN     -- other columns than before
-        EXECUTE format('DROP FUNCTION %s', made);
-        EXECUTE statement;
-    END;
-    made := to_regprocedure(format('%s(%s)', name, arguments));
-    IF owner <> (SELECT p.proowner FROM pg_proc AS p WHERE p.oid = made) THEN
-        EXECUTE format('ALTER FUNCTION %s OWNER TO %s', made, owner);
-    END IF;
-    EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION visrec', made);
-    EXECUTE format('COMMENT ON FUNCTION %s IS %L', made, comment);
-    RETURN made;
-END
-$$;
-COMMENT ON FUNCTION visrec._make_function(regclass, jsonb, text, text, text, text, text) IS
-    'Writes one of a table''s functions: owned by the table''s owner, dropped with the extension.';
-
-CREATE FUNCTION visrec._make_triggers(relation regclass, config jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    names record;
-    function regprocedure;
-    other regclass;
-BEGIN
-    SELECT * INTO names FROM visrec._names(relation, config);
-    SELECT t.tgrelid INTO other FROM pg_trigger AS t
-    WHERE t.tgrelid <> relation AND t.tgname = 'visrec_insert' AND t.tgfoid = to_regprocedure(format('%I.%I()',
-        config ->> 'functions_schema', visrec._function_name('visrec_embed_', config ->> 'functions_name')));
-    IF other IS NOT NULL THEN
-        RAISE duplicate_function USING
-            MESSAGE = format('the functions for the name "%s" are in use by table "%s"',
-                config ->> 'functions_name', other),
-            HINT = format('It was renamed. SELECT visrec.attach(%L, …) gives it functions of its own.', other);
-    END IF;
-
-    function := visrec._make_function(relation, config, 'visrec_embed_',
-        arguments => '',
-        -- SECURITY DEFINER, for the table's owner: who may insert into the table needs no right to
-        -- update it, and none on what is inside visrec.
-        declaration => ') RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp',
-        comment => format('Gives the rows of %s their vectors.', relation),
-        body => format($body$
-BEGIN
-    IF TG_OP = 'INSERT' THEN
-        PERFORM visrec._embed_rows(TG_RELID, TG_ARGV[0]::jsonb, ARRAY(
-            SELECT n.%1$s::text FROM new_rows AS n WHERE n.%3$s IS NULL AND n.%2$s IS NOT NULL));
-    ELSIF TG_LEVEL = 'ROW' THEN
-        NEW.%3$s := NULL;   -- the vector of the image before
-        INSERT INTO visrec.queue (relation, row_id) VALUES (TG_RELID, NEW.%1$s::text);
-        RETURN NEW;
-    ELSE
-        PERFORM visrec._embed_queued(TG_RELID, TG_ARGV[0]::jsonb);
-    END IF;
-    RETURN NULL;
-END
-$body$, names.key, names.image, names.vector));
-    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
-
-    PERFORM visrec._drop_triggers(relation);
-    EXECUTE format('CREATE TRIGGER visrec_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows '
-        'FOR EACH STATEMENT EXECUTE FUNCTION %s(%L)', names."table", function::regproc, config);
-    EXECUTE format('CREATE TRIGGER visrec_update_row BEFORE UPDATE OF %2$s ON %1$s FOR EACH ROW '
-        'WHEN (OLD.%2$s IS DISTINCT FROM NEW.%2$s) EXECUTE FUNCTION %3$s()',
-        names."table", names.image, function::regproc);
-    EXECUTE format('CREATE TRIGGER visrec_update AFTER UPDATE OF %s ON %s FOR EACH STATEMENT '
-        'EXECUTE FUNCTION %s(%L)', names.image, names."table", function::regproc, config);
-    EXECUTE format('ALTER TRIGGER visrec_insert ON %s DEPENDS ON EXTENSION visrec', names."table");
-    EXECUTE format('ALTER TRIGGER visrec_update_row ON %s DEPENDS ON EXTENSION visrec', names."table");
-    EXECUTE format('ALTER TRIGGER visrec_update ON %s DEPENDS ON EXTENSION visrec', names."table");
-END
-$$;
-COMMENT ON FUNCTION visrec._make_triggers(regclass, jsonb) IS
-    'Writes the triggers that keep a table''s vectors current. One BEFORE UPDATE trigger takes away the vector of a '
-    'changed image, so that no row ever shows the vector of another picture; the statement''s end brings the new ones.';
-
-CREATE FUNCTION visrec._drop_triggers(relation regclass) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    trigger name;
-BEGIN
-    FOR trigger IN
-        SELECT t.tgname FROM pg_trigger AS t
-        WHERE t.tgrelid = relation AND visrec._depends_on_extension('pg_trigger', t.oid)
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', trigger, relation);
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION visrec._drop_triggers(regclass) IS 'Drops the triggers that attach made.';
-
-CREATE FUNCTION visrec._drop_functions(config jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    prefix text;
-    made regprocedure;
-BEGIN
-    FOREACH prefix IN ARRAY ARRAY['similar_', 'visrec_embed_'] LOOP
-        FOR made IN SELECT visrec._made_functions((config ->> 'functions_schema')::name,
-                        visrec._function_name(prefix, config ->> 'functions_name'))
-        LOOP
-            EXECUTE format('DROP FUNCTION %s', made);
-        END LOOP;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION visrec._drop_functions(jsonb) IS 'Drops the functions that attach made for a table.';
-
-CREATE FUNCTION visrec._vector_index(relation regclass, vector_column name, made_by_attach boolean) RETURNS regclass
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT x.indexrelid::regclass
-    FROM pg_index AS x
-    JOIN pg_class AS c ON c.oid = x.indexrelid
-    JOIN pg_am AS m ON m.oid = c.relam
-    JOIN pg_opclass AS o ON o.oid = x.indclass[0]
-    JOIN pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[0]
-    WHERE x.indrelid = relation AND a.attname = vector_column AND x.indpred IS NULL AND x.indisvalid
-      AND m.amname = 'hnsw' AND o.opcname = 'vector_cosine_ops'
-      AND (NOT made_by_attach OR visrec._depends_on_extension('pg_class', x.indexrelid))
-    LIMIT 1
-$$;
-COMMENT ON FUNCTION visrec._vector_index(regclass, name, boolean) IS 'The HNSW cosine index of a column.';
-
-CREATE FUNCTION visrec._make_index(relation regclass, config jsonb, dimension integer) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    names record;
-    workers text := current_setting('max_parallel_maintenance_workers');
-    version int[] := (SELECT string_to_array(e.extversion, '.')::int[] FROM pg_extension AS e WHERE e.extname = 'vector');
-BEGIN
-    SELECT * INTO names FROM visrec._names(relation, config);
-    IF visrec._vector_index(relation, (config ->> 'vector_column')::name, false) IS NOT NULL THEN
-        RETURN;
-    ELSIF dimension > 2000 THEN
-        RAISE NOTICE USING
-            MESSAGE = format('no index on column %s: pgvector indexes vectors of at most 2000 numbers', names.vector),
-            DETAIL = format('The model''s vectors have %s; searches scan the table.', dimension);
-        RETURN;
-    END IF;
-    IF version < '{0,8,2}' THEN     -- earlier ones can overflow in a parallel build
-        PERFORM set_config('max_parallel_maintenance_workers', '0', true);
-    END IF;
-    EXECUTE format('CREATE INDEX ON %s USING hnsw (%s %s.vector_cosine_ops)',
-        names."table", names.vector, names.vector_schema);
-    PERFORM set_config('max_parallel_maintenance_workers', workers, true);
-    EXECUTE format('ALTER INDEX %s DEPENDS ON EXTENSION visrec',
-        visrec._vector_index(relation, (config ->> 'vector_column')::name, false));
-END
-$$;
-COMMENT ON FUNCTION visrec._make_index(regclass, jsonb, integer) IS
-    'Builds the HNSW cosine index, unless the column has one.';
-
 CREATE FUNCTION visrec.attach(relation regclass, image_column name DEFAULT 'image_path',
     vector_column name DEFAULT 'content_vector', model text DEFAULT 'clip-ViT-B-32', mode text DEFAULT 'sync',
     on_error text DEFAULT 'record', show_columns name[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     key_column name := visrec._check_table(relation);
+    source_column name := visrec._function_name('', vector_column, '_source');
     used visrec.model;
     before jsonb := (SELECT to_jsonb(a) FROM visrec.attached AS a WHERE a.relation = attach.relation);
     config jsonb;
-    rows_with_vector boolean;
     pending bigint;
+    names record;
 BEGIN
     IF mode IS DISTINCT FROM 'sync' OR on_error IS NULL OR on_error NOT IN ('record', 'raise') THEN
         RAISE USING
@@ -309,28 +196,13 @@ BEGIN
     PERFORM visrec._check_columns(relation, key_column, image_column, vector_column, show_columns, used.dimension);
     PERFORM visrec._check_access(relation);
 
-    IF NOT EXISTS (SELECT FROM pg_attribute AS a
-                   WHERE a.attrelid = attach.relation AND a.attname = vector_column AND NOT a.attisdropped)
-    THEN
-        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s.vector(%s)', relation, vector_column,
-            (SELECT e.extnamespace::regnamespace::text FROM pg_extension AS e WHERE e.extname = 'vector'),
-            used.dimension);
-    END IF;
-    IF before ->> 'fingerprint' <> used.fingerprint AND before ->> 'vector_column' = vector_column THEN
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I IS NOT NULL)', relation, vector_column)
-        INTO rows_with_vector;
-        IF rows_with_vector THEN
-            RAISE object_not_in_prerequisite_state USING
-                MESSAGE = format('table "%s" has vectors of the model "%s"', relation, before ->> 'model'),
-                DETAIL = 'Vectors of two models cannot be compared.',
-                HINT = format('SELECT visrec.detach(%L, drop_vectors => true) first, or name another vector_column.',
-                    relation);
-        END IF;
-    END IF;
+    PERFORM visrec._make_columns(relation, vector_column, source_column, used.dimension);
+    PERFORM visrec._check_vectors(relation, vector_column, source_column, used.fingerprint,
+        CASE WHEN before ->> 'vector_column' = vector_column THEN before ->> 'fingerprint' END);
 
     SELECT jsonb_build_object(
         'key_column', key_column, 'image_column', image_column, 'vector_column', vector_column,
-        'model', used.name, 'fingerprint', used.fingerprint, 'mode', mode, 'on_error', on_error,
+        'source_column', source_column, 'model', used.name, 'fingerprint', used.fingerprint, 'mode', mode, 'on_error', on_error,
         'show_columns', coalesce(to_jsonb(show_columns), '[]'),
         'functions_schema', n.nspname, 'functions_name', c.relname)
     INTO config FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;
@@ -348,8 +220,9 @@ BEGIN
         PERFORM visrec._drop_functions(before);
     END IF;
 
-    EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NULL AND %I IS NOT NULL',
-        relation, vector_column, image_column) INTO pending;
+    SELECT * INTO names FROM visrec._names(relation, config);
+    EXECUTE format('SELECT count(*) FROM %s AS t WHERE t.%s IS NOT NULL AND %s',
+        names."table", names.image, names.unembedded) INTO pending;
     IF pending > 0 THEN
         RAISE NOTICE USING
             MESSAGE = format('table "%s" has images without a vector: %s', relation, pending),
@@ -377,7 +250,8 @@ BEGIN
         EXECUTE format('DROP INDEX %s', made_index);
     END IF;
     IF drop_vectors THEN
-        EXECUTE format('ALTER TABLE %s DROP COLUMN %I', relation, config ->> 'vector_column');
+        EXECUTE format('ALTER TABLE %s DROP COLUMN %I, DROP COLUMN IF EXISTS %I', relation,
+            config ->> 'vector_column', visrec._function_name('', config ->> 'vector_column', '_source'));
     END IF;
     DELETE FROM visrec.failure AS f WHERE f.relation = detach.relation;
     PERFORM visrec._drain_queue(relation);

@@ -1,10 +1,51 @@
 -- Backfill, retry, coverage: which rows have a vector, and how the others get one.
 
+CREATE FUNCTION visrec._forget_failures(relation oid, config jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names record;
+BEGIN
+    SELECT * INTO names FROM visrec._names(relation, config);
+    -- Lines that another session is at are passed over, so that nobody waits here.
+    EXECUTE format($query$
+        DELETE FROM visrec.failure AS f WHERE f.relation = $1 AND f.row_id = ANY (ARRAY(
+            SELECT g.row_id FROM visrec.failure AS g WHERE g.relation = $1 AND NOT EXISTS (
+                SELECT FROM %s AS t
+                WHERE t.%s %s g.row_id::%s AND t.%s IS NOT NULL AND %s)
+            FOR UPDATE SKIP LOCKED))
+        $query$, names."table", names.key, names.equals, names.key_type, names.image, names.unembedded)
+    USING relation;
+END
+$$;
+COMMENT ON FUNCTION visrec._forget_failures(oid, jsonb) IS
+    'Removes the failures of rows that are gone or healed while triggers were off.';
+
+CREATE FUNCTION visrec._forget_vectors(relation oid, config jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names record;
+BEGIN
+    SELECT * INTO names FROM visrec._names(relation, config);
+    IF names.source IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format($query$
+        UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL
+        WHERE t.%4$s %5$s ANY (ARRAY(
+            SELECT t.%4$s FROM %1$s AS t WHERE t.%6$s IS NULL AND t.%2$s IS NOT NULL AND t.%3$s IS NOT NULL
+            FOR NO KEY UPDATE SKIP LOCKED))
+        $query$, names."table", names.vector, names.source, names.key, names.equals, names.image);
+END
+$$;
+COMMENT ON FUNCTION visrec._forget_vectors(oid, jsonb) IS
+    'Takes away the vectors of images that their rows lost while triggers were off.';
+
 CREATE PROCEDURE visrec.backfill(relation regclass, batch_size integer DEFAULT 64, max_rows bigint DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 -- It commits, so it can have no SET clause: the search path is set anew in each transaction.
 DECLARE
     config jsonb;
+    names record;
     total bigint;
     wanted bigint;
     after text;
@@ -28,10 +69,13 @@ BEGIN
         RAISE invalid_parameter_value USING
             MESSAGE = format('cannot backfill %s rows in batches of %s', coalesce(max_rows::text, 'all'), batch_size);
     END IF;
-    EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NULL AND %I IS NOT NULL',
-        relation, config ->> 'vector_column', config ->> 'image_column') INTO total;
+    SELECT * INTO names FROM visrec._names(relation, config);
+    EXECUTE format('SELECT count(*) FROM %s AS t WHERE t.%s IS NOT NULL AND %s',
+        names."table", names.image, names.unembedded) INTO total;
     total := least(total, max_rows);
     PERFORM visrec._drain_queue(relation);    -- of direct updates of partitions; they are pending
+    PERFORM visrec._forget_failures(relation, config);
+    PERFORM visrec._forget_vectors(relation, config);
     WHILE max_rows IS NULL OR embedded + failed < max_rows LOOP
         wanted := coalesce(max_rows - embedded - failed, 2 * batch_size::bigint);
         outcome := visrec._backfill_batch(relation, config, after, least(batch_size, wanted)::integer,
@@ -64,8 +108,9 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE visrec.backfill(regclass, integer, bigint) IS
-    'Embed the rows that have an image and no vector, batch by batch, each committed: it can be interrupted, called '
-    'again, and run in several sessions at once. Rows that failed before are tried again.';
+    'Embed the rows that have an image and no vector, or the vector of another image or model, batch by batch, each '
+    'committed: it can be interrupted, called again, and run in several sessions at once. Rows that failed before are '
+    'tried again. As with any UPDATE, the table''s own triggers run as whoever calls it.';
 REVOKE ALL ON PROCEDURE visrec.backfill(regclass, integer, bigint) FROM PUBLIC;
 
 CREATE FUNCTION visrec.retry(relation regclass) RETURNS bigint
@@ -75,16 +120,19 @@ DECLARE
     ids text[];
 BEGIN
     PERFORM visrec._check_owner(relation);
-    SELECT coalesce(array_agg(f.row_id), '{}') INTO ids FROM visrec.failure AS f WHERE f.relation = retry.relation;
-    PERFORM visrec._embed_rows(relation, jsonb_set(config, '{on_error}', '"record"'), ids);
-    RETURN cardinality(ids) - (SELECT count(*) FROM visrec.failure AS f WHERE f.relation = retry.relation);
+    PERFORM visrec._forget_failures(relation, config);
+    SELECT coalesce(array_agg(f.row_id ORDER BY f.row_id), '{}') INTO ids
+    FROM visrec.failure AS f WHERE f.relation = retry.relation;
+    PERFORM visrec._embed_rows(relation, config || '{"on_error": "record", "lock": true}', ids);
+    RETURN cardinality(ids) - (SELECT count(*) FROM visrec.failure AS f
+                               WHERE f.relation = retry.relation AND f.row_id = ANY (ids));
 END
 $$;
 COMMENT ON FUNCTION visrec.retry(regclass) IS 'Try the rows in visrec.failure again; how many left it.';
 REVOKE ALL ON FUNCTION visrec.retry(regclass) FROM PUBLIC;
 
 CREATE FUNCTION visrec.coverage(relation regclass, OUT state text, OUT rows bigint) RETURNS SETOF record
-LANGUAGE plpgsql STABLE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE ROWS 5 SET search_path = pg_catalog, pg_temp SET visrec.failures_of = '' AS $$
 #variable_conflict use_column
 DECLARE
     config jsonb := visrec._attachment(relation);
@@ -92,6 +140,7 @@ DECLARE
     stale boolean;
 BEGIN
     SELECT * INTO names FROM visrec._names(relation, config);
+    PERFORM set_config('visrec.failures_of', relation::oid::text, true);    -- see the policy of visrec.failure
     SELECT m.fingerprint IS DISTINCT FROM config ->> 'fingerprint' INTO stale
     FROM visrec.model AS m WHERE m.name = config ->> 'model';
     RETURN QUERY EXECUTE format($query$
@@ -99,18 +148,18 @@ BEGIN
         FROM (VALUES (1, 'embedded'), (2, 'pending'), (3, 'failed'), (4, 'no_image'), (5, 'stale')) AS s (place, state)
         LEFT JOIN (
             SELECT CASE
-                WHEN t.%2$s IS NOT NULL THEN CASE WHEN $2 THEN 'stale' ELSE 'embedded' END
+                WHEN t.%2$s IS NOT NULL THEN CASE WHEN $2 OR %5$s THEN 'stale' ELSE 'embedded' END
                 WHEN t.%3$s IS NULL THEN 'no_image'
                 WHEN f.row_id IS NOT NULL THEN 'failed'
                 ELSE 'pending' END AS state
             FROM %1$s AS t
-            LEFT JOIN visrec.failure AS f ON f.relation = $1 AND f.row_id = t.%4$s::text
+            LEFT JOIN visrec.failure AS f ON f.relation = $1 AND f.row_id = %4$s
         ) AS r ON r.state = s.state
         GROUP BY s.place, s.state ORDER BY s.place
-        $query$, names."table", names.vector, names.image, names.key)
+        $query$, names."table", names.vector, names.image, names.key_text, names.stale)
     USING relation, stale;
 END
 $$;
 COMMENT ON FUNCTION visrec.coverage(regclass) IS
-    'How many rows of an attached table are embedded, pending, failed, without an image, or stale (embedded by other '
-    'weights than the model''s); each row is in exactly one state.';
+    'How many rows of an attached table are embedded, pending, failed, without an image, or stale (the vector is of '
+    'other weights than the model''s, or of the image that the row had before); each row is in exactly one state.';

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from visrec_db import client, errors
+from visrec_db import client, errors, statements
 from visrec_db.in_process import InProcess, Model
 
 BATCH_SIZE, BATCH_OF_BYTES = 128, 16
@@ -27,12 +27,7 @@ if TYPE_CHECKING:  # a new session imports this module: what only types need cos
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any, Protocol
 
-    class Plpy(Protocol):
-        """What is used of PL/Python's module ``plpy``."""
-
-        def prepare(self, query: str, types: Sequence[str] = ..., /) -> Any: ...
-        def execute(self, plan: Any, values: Sequence[Any] = ..., /) -> Any: ...
-        def warning(self, message: str, /) -> Any: ...
+    from visrec_db.statements import Plpy
 
     class Embedder(Protocol):
         """The seam: the encoder process's client, or an encoder in this process."""
@@ -57,6 +52,7 @@ def write_vectors(plpy: Plpy, relation: int, config: str, ids: Sequence[str]) ->
         rows = table.read(ids[start : start + size]) if ahead is None else ahead
         following = ids[start + size : start + 2 * size]
         ahead = table.read(following) if following and not table.holds_images else None
+        outcome.seen += len(rows)
         table.embed_and_store(rows, outcome, ahead or ())
         if outcome.failed and table.config["on_error"] == "raise":
             break
@@ -119,6 +115,7 @@ class Outcome:
     """What became of the rows of one call."""
 
     def __init__(self) -> None:
+        self.seen = 0
         self.embedded = 0
         self.failed = 0
         self.first_failure: dict[str, Any] | None = None
@@ -137,23 +134,32 @@ class _Table:
         self._bulk = bulk
         self._relation = relation
         self.config = json.loads(config)
-        [self._names] = _NAMES.run(plpy, relation, config)
-        if self._names["table"] is None:
+        [names] = statements.NAMES.run(plpy, relation, config)
+        if names["table"] is None:
             raise LookupError("a column this table was attached with is gone: attach it again")
+        set_source, no_source = "", ""
+        if names["source"] is not None:
+            set_source = f", {names['source']} = {names['source_value']}"
+            no_source = f", {names['source']} = NULL"
+        self._names = {**names, "set_source": set_source, "no_source": no_source}
         self.holds_images = self._names["image_type"] == "bytea"
         self._embedder: Embedder | None = None
         self._broken: errors.EncoderError | None = None
         self.continues = False  # whether the encoder was told of the next rows before
 
     def read(self, ids: Sequence[str]) -> list[Mapping[str, Any]]:
-        """``id`` (text) and ``image`` of those of the rows that have no vector."""
-        return list(_READ.run(self._plpy, list(ids), names=self._names))
+        """Those of the rows that have no vector, or that of another image or model.
+
+        With ``id`` (text), ``image``, and ``stale``: whether there is such a vector.
+        """
+        statement = statements.READ_AND_LOCK if self.config.get("lock") else statements.READ
+        return list(statement.run(self._plpy, list(ids), names=self._names))
 
     def read_next(self, after: str | None, count: int) -> list[Mapping[str, Any]]:
         """The next rows that have an image and no vector, locked until the transaction ends."""
         if after is None:
-            return list(_READ_FIRST.run(self._plpy, count, names=self._names))
-        return list(_READ_NEXT.run(self._plpy, after, count, names=self._names))
+            return list(statements.READ_FIRST.run(self._plpy, count, names=self._names))
+        return list(statements.READ_NEXT.run(self._plpy, after, count, names=self._names))
 
     def embed_and_store(
         self,
@@ -191,7 +197,9 @@ class _Table:
         if self._broken is not None:  # do not try for each batch what just failed for the first
             raise self._broken
         if self._embedder is None:
-            self._embedder = _connect(self._plpy, self.config["model"], self._bulk)
+            self._embedder = _connect(
+                self._plpy, self.config["model"], self._bulk, self.config["fingerprint"]
+            )
         continues, self.continues = self.continues, True
         yield from self._embedder.embed_images(images, ahead, continues)
 
@@ -203,28 +211,35 @@ class _Table:
     ) -> None:
         vectors: dict[str, str] = {}
         failures: list[tuple[str, str | None, str, str]] = []
+        stale: list[str] = []
         for row, result in zip(rows, results, strict=True):
             if isinstance(result, str):
                 vectors[row["id"]] = result
                 continue
             shown = _shown(row["image"])
             failures.append((row["id"], shown, result.code, result.message))
+            if row["stale"]:
+                stale.append(row["id"])
             outcome.first_failure = outcome.first_failure or {
                 **_as_dict(result, shown),
                 "id": row["id"],
             }
         if vectors:
-            _STORE.run(self._plpy, list(vectors), list(vectors.values()), names=self._names)
+            statements.STORE.run(
+                self._plpy, list(vectors), list(vectors.values()), names=self._names
+            )
         self._forget_failures(list(vectors))
         if failures:
             columns = [list(column) for column in zip(*failures, strict=True)]
-            _RECORD_FAILURES.run(self._plpy, self._relation, *columns)
+            statements.RECORD_FAILURES.run(self._plpy, self._relation, *columns)
+        if stale:  # a vector of the image before is none of the image that failed
+            statements.TAKE_VECTORS_AWAY.run(self._plpy, stale, names=self._names)
         outcome.embedded += len(vectors)
         outcome.failed += len(failures)
 
     def _forget_failures(self, ids: Sequence[str]) -> None:
         if ids:
-            _FORGET_FAILURES.run(self._plpy, self._relation, list(ids))
+            statements.FORGET_FAILURES.run(self._plpy, self._relation, list(ids))
 
 
 def encoder_status(plpy: Plpy) -> str:
@@ -246,19 +261,27 @@ def encoder_warm(plpy: Plpy, model: str) -> str:
     return "{}"
 
 
-def _connect(plpy: Plpy, model_name: str, bulk: bool) -> Embedder:
-    """The encoder that the administrator's settings choose, with one registered model."""
-    found = _MODEL.run(plpy, model_name)
+def _connect(plpy: Plpy, model_name: str, bulk: bool, fingerprint: str | None = None) -> Embedder:
+    """The encoder that the administrator's settings choose, with one registered model.
+
+    ``fingerprint``: of the weights that the vectors must be of.
+    """
+    found = statements.MODEL.run(plpy, model_name)
     if not found:
         raise errors.EncoderUnavailable(
             f'the model "{model_name}" is not registered',
             hint="An administrator can register it: SELECT visrec.register_model(…).",
         )
+    if fingerprint not in (None, found[0]["fingerprint"]):
+        raise errors.EncoderUnavailable(
+            f'the model "{model_name}" has other weights than the table was attached with',
+            hint="Register the weights of before; or detach with drop_vectors => true, and attach.",
+        )
     return _embedder(plpy, Model(**found[0]), bulk)
 
 
 def _embedder(plpy: Plpy, model: Model, bulk: bool) -> Embedder:
-    settings = {row["name"]: row["value"] for row in _SETTINGS.run(plpy)}
+    settings = {row["name"]: row["value"] for row in statements.SETTINGS.run(plpy)}
 
     def checkpoint() -> None:
         _checkpoint(plpy)
@@ -286,28 +309,7 @@ def _warn_once(plpy: Plpy, message: str) -> None:
 
 def _checkpoint(plpy: Plpy) -> None:
     """A point where a cancel or statement_timeout takes effect (1.7 µs)."""
-    _NOTHING.run(plpy)
-
-
-_plans: dict[str, Any] = {}
-
-
-class _Statement:
-    """A statement and the types of its parameters; ``%(name)s`` stands for a quoted name."""
-
-    def __init__(self, types: Sequence[str], text: str) -> None:
-        self.types = types
-        self.text = text
-
-    def run(
-        self, plpy: Plpy, *values: Any, names: Mapping[str, str] | None = None
-    ) -> Sequence[Mapping[str, Any]]:
-        """The rows; the plan is kept for the session, and there are a few for each table."""
-        text = self.text % names if names else self.text
-        if text not in _plans:
-            _plans[text] = plpy.prepare(text, list(self.types))
-        rows: Sequence[Mapping[str, Any]] = plpy.execute(_plans[text], list(values))
-        return rows
+    statements.NOTHING.run(plpy)
 
 
 def _shown(image: Any) -> str | None:
@@ -325,75 +327,3 @@ def _as_dict(error: errors.VisrecError, image: str | None) -> dict[str, Any]:
         "hint": error.hint,
         "image": image,
     }
-
-
-_MODEL = _Statement(
-    ("text",), "SELECT name, directory, fingerprint FROM visrec.model WHERE name = $1"
-)
-
-_SETTINGS = _Statement((), "SELECT name, value FROM visrec.setting")
-
-_NOTHING = _Statement((), "SELECT 1")
-
-_NAMES = _Statement(("oid", "jsonb"), "SELECT * FROM visrec._names($1, $2)")
-
-_READ = _Statement(
-    ("text[]",),
-    """
-SELECT t.%(key)s::text AS id, t.%(image)s AS image
-FROM %(table)s AS t
-WHERE t.%(key)s %(equals)s ANY (($1)::%(key_type)s[]) AND t.%(vector)s IS NULL
-""",
-)
-
-_READ_FIRST = _Statement(
-    ("int",),
-    """
-SELECT t.%(key)s::text AS id, t.%(image)s AS image
-FROM %(table)s AS t
-WHERE t.%(vector)s IS NULL AND t.%(image)s IS NOT NULL
-ORDER BY t.%(key)s LIMIT $1
-FOR NO KEY UPDATE SKIP LOCKED
-""",
-)
-
-_READ_NEXT = _Statement(
-    ("text", "int"),
-    """
-SELECT t.%(key)s::text AS id, t.%(image)s AS image
-FROM %(table)s AS t
-WHERE t.%(vector)s IS NULL AND t.%(image)s IS NOT NULL
-  AND t.%(key)s %(greater)s ($1)::%(key_type)s
-ORDER BY t.%(key)s LIMIT $2
-FOR NO KEY UPDATE SKIP LOCKED
-""",
-)
-
-_STORE = _Statement(
-    ("text[]", "text[]"),
-    """
-UPDATE %(table)s AS t SET %(vector)s = new.embedding::%(vector_type)s
-FROM unnest($1, $2) AS new (id, embedding)
-WHERE t.%(key)s %(equals)s new.id::%(key_type)s AND t.%(vector)s IS NULL
-""",
-)
-
-_FORGET_FAILURES = _Statement(
-    ("oid", "text[]"),
-    """
-DELETE FROM visrec.failure AS f
-WHERE f.relation = ($1)::regclass AND f.row_id = ANY ($2)
-""",
-)
-
-_RECORD_FAILURES = _Statement(
-    ("oid", "text[]", "text[]", "text[]", "text[]"),
-    """
-INSERT INTO visrec.failure AS f (relation, row_id, image, code, message)
-SELECT ($1)::regclass, bad.*
-FROM unnest($2, $3, $4, $5) AS bad
-ON CONFLICT (relation, row_id) DO UPDATE
-SET image = excluded.image, code = excluded.code, message = excluded.message,
-    attempts = f.attempts + 1, last_try = excluded.last_try
-""",
-)

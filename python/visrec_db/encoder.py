@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visrec_db import errors, hardware, images, pixels
+from visrec_db import errors, hardware, images, models, pixels
 
 if TYPE_CHECKING:
     from visrec_db.torch_encoder import Plan, TorchEncoder
@@ -100,14 +100,28 @@ class PixelsEncoder:
         )
 
 
-def load(directory: str | None) -> Encoder:
+def load(directory: str | None, fingerprint: str | None = None) -> Encoder:
     """The encoder of the model in ``directory`` (None: ``pixels``). Never touches the network.
 
-    Raises ``EncoderUnavailable`` where the directory holds no model that can be loaded.
+    ``fingerprint``: what its weights must have. Raises ``EncoderUnavailable`` where the directory
+    holds no model that can be loaded, or one of other weights.
     """
     if directory is None:
         return PixelsEncoder()
-    return (None if _has_cuda() else _load_compiled(Path(directory))) or load_torch(directory)
+    compiled = None if _has_cuda() else _load_compiled(Path(directory), fingerprint)
+    if compiled is not None:
+        return compiled
+    if fingerprint is not None:
+        _check(directory, models.fingerprint(directory), fingerprint)
+    return load_torch(directory)
+
+
+def _check(directory: str | Path, found: str, registered: str) -> None:
+    if found != registered:
+        raise errors.EncoderUnavailable(
+            f'the model in "{directory}" has other weights than when it was registered',
+            hint="Put the registered weights back, or register these under another name.",
+        )
 
 
 def _has_cuda() -> bool:
@@ -121,7 +135,7 @@ def _has_cuda() -> bool:
         return False
 
 
-def _load_compiled(directory: Path) -> Encoder | None:
+def _load_compiled(directory: Path, fingerprint: str | None) -> Encoder | None:
     """What OpenVINO runs; None where there is no compiled form, or none of these weights."""
     from visrec_db import openvino_encoder  # noqa: PLC0415 - only for models with weights
 
@@ -131,6 +145,8 @@ def _load_compiled(directory: Path) -> Encoder | None:
     if manifest is None:
         _without_compiled(directory, "is damaged or belongs to other weights")
         return None
+    if fingerprint is not None:
+        _check(directory, manifest.fingerprint, fingerprint)
     try:
         return openvino_encoder.OpenVinoEncoder(directory, manifest)
     except Exception as error:  # no openvino here, another version, a damaged graph: torch is left

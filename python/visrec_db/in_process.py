@@ -78,7 +78,7 @@ class InProcess:
 
         key = (self._model.directory, self._model.fingerprint)
         if key not in _encoders:
-            _encoders[key] = encoder.load(self._model.directory)
+            _encoders[key] = encoder.load(*key)
         return _encoders[key]
 
 

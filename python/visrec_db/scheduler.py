@@ -34,7 +34,8 @@ class Model:
     """A model that is loaded when the first picture needs it; one thread loads, others wait."""
 
     directory: str | None
-    load: Callable[[str | None], encoders.Encoder] = encoders.load
+    fingerprint: str | None = None
+    load: Callable[[str | None, str | None], encoders.Encoder] = encoders.load
     encoder: encoders.Encoder | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _failed: tuple[float, errors.EncoderError] | None = None
@@ -49,7 +50,7 @@ class Model:
                 raise self._failed[1]
             if self.encoder is None:
                 try:
-                    self.encoder = self.load(self.directory)
+                    self.encoder = self.load(self.directory, self.fingerprint)
                 except errors.EncoderError as error:
                     self._failed = (time.monotonic(), error)
                     raise

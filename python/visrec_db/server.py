@@ -257,7 +257,9 @@ class Server:
         from visrec_db.scheduler import Model  # noqa: PLC0415 - see serve
 
         name, directory, fingerprint = key
-        return self._models.setdefault((name, directory, fingerprint), Model(directory))
+        return self._models.setdefault(
+            (name, directory, fingerprint), Model(directory, fingerprint)
+        )
 
     def _status(self) -> dict[str, Any]:
         scheduler = self._scheduler

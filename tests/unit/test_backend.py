@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from visrec_db import backend, encoder, errors, in_process, pixels
+from visrec_db import backend, encoder, errors, in_process, pixels, statements
 
 RELATION = 4711
 NAMES = {
@@ -24,6 +24,10 @@ NAMES = {
     "vector_type": "public.vector",
     "equals": "OPERATOR(pg_catalog.=)",
     "greater": "OPERATOR(pg_catalog.>)",
+    "key_text": "t.id::text",
+    "source": "content_vector_source",
+    "source_value": "visrec._source(t.image_path::text, 7)",
+    "unembedded": "(t.content_vector IS NULL OR …)",
 }
 
 
@@ -88,7 +92,7 @@ class Server:
 
     def pending(self) -> Rows:
         return [
-            {"id": key, "image": image}
+            {"id": key, "image": image, "stale": False}
             for key, image in self.images.items()
             if key not in self.vectors
         ]
@@ -125,7 +129,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> None:
     """A session of its own: no plan and no model is kept from another test."""
     monkeypatch.setattr(backend, "BATCH_SIZE", 64)
     monkeypatch.setattr(backend, "BATCH_OF_BYTES", 64)
-    monkeypatch.setattr(backend, "_plans", {})
+    monkeypatch.setattr(statements, "_plans", {})
     monkeypatch.setattr(in_process, "_encoders", {})
     monkeypatch.setattr(in_process, "add_libraries", lambda: None)
 
@@ -137,7 +141,7 @@ def png(shade: int = 0) -> bytes:
 
 
 def config(on_error: str = "record", model: str = "pixels") -> str:
-    return json.dumps({"on_error": on_error, "model": model})
+    return json.dumps({"on_error": on_error, "model": model, "fingerprint": f"{model}-1"})
 
 
 def write(server: Server, ids: Sequence[str] | None = None, **options: str) -> dict[str, Any]:
@@ -160,6 +164,7 @@ def test_good_rows_get_vectors_and_bad_ones_a_record() -> None:
     server = Server({"1": png(), "2": b"bad", "3": None, "4": "../x.png", "5": png(9)})
     outcome = write(server)
     assert outcome == {
+        "seen": 5,
         "embedded": 2,
         "failed": 2,
         "first_failure": {
@@ -256,7 +261,7 @@ def test_paths_are_read_a_batch_ahead() -> None:
 
 def test_no_rows_load_no_model() -> None:
     server = Server({"1": None})
-    assert write(server, []) == write(server, ["1"])
+    assert write(server, []) | {"seen": 1} == write(server, ["1"])
     assert "FROM visrec.model" not in server.executed
 
 
@@ -306,7 +311,7 @@ def broken_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     """Every load fails; the directories that were tried."""
     tried: list[str | None] = []
 
-    def fail(directory: str | None) -> encoder.Encoder:
+    def fail(directory: str | None, _fingerprint: str | None) -> encoder.Encoder:
         tried.append(directory)
         raise errors.EncoderUnavailable("it does not load", hint="Mend it.")
 
@@ -347,7 +352,7 @@ def test_the_libraries_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.undo()
     monkeypatch.setattr(backend, "BATCH_SIZE", 64)
     monkeypatch.setattr(backend, "BATCH_OF_BYTES", 64)
-    monkeypatch.setattr(backend, "_plans", {})
+    monkeypatch.setattr(statements, "_plans", {})
     monkeypatch.setattr(in_process, "HOME", tmp_path)
     server = Server({"1": png()})
     failure = write(server)["first_failure"]
@@ -367,9 +372,9 @@ def test_a_loaded_model_is_kept_for_the_session(monkeypatch: pytest.MonkeyPatch)
     loads: list[str | None] = []
     load = encoder.load
 
-    def count(directory: str | None) -> encoder.Encoder:
+    def count(directory: str | None, fingerprint: str | None) -> encoder.Encoder:
         loads.append(directory)
-        return load(directory)
+        return load(directory, fingerprint)
 
     monkeypatch.setattr(encoder, "load", count)
     for _ in range(3):

@@ -46,7 +46,7 @@ def encoder():
 
 @pytest.fixture
 def model(encoder):
-    return scheduler.Model("somewhere", load=lambda directory: encoder)
+    return scheduler.Model("somewhere", load=lambda *_: encoder)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_cancelled_request_is_dropped(work, model, encoder):
 
 def test_two_models_do_not_share_a_batch(work, model):
     other_encoder = FakeEncoder()
-    other = scheduler.Model("elsewhere", load=lambda directory: other_encoder)
+    other = scheduler.Model("elsewhere", load=lambda *_: other_encoder)
     asked = [Asked(model, [picture(1)] * 6), Asked(other, [picture(2)] * 6)]
     for one in asked:
         work.submit(one)
@@ -166,7 +166,7 @@ def test_two_models_do_not_share_a_batch(work, model):
 def test_a_model_that_does_not_load_fails_its_pictures_without_loading_for_each(work):
     attempts = []
 
-    def load(directory):
+    def load(directory, _fingerprint):
         attempts.append(directory)
         raise errors.EncoderUnavailable("it is not there")
 
