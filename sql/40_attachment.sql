@@ -53,48 +53,64 @@ $$;
 COMMENT ON FUNCTION visrec._check_owner(regclass) IS 'An error unless the current role has the owner''s rights.';
 
 -- Where a vector comes from: 64 bits beside it, the upper half for the model's weights, the lower for the image.
--- These four can be inlined, and so have no SET clause; their names are bound when they are made.
+-- These are asked for each row and so have no SET clause; every name in them is qualified.
 
 CREATE FUNCTION visrec._hash(data bytea) RETURNS bigint
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.encode(pg_catalog.sha256(data), 'hex'), 1, 8))
-    ::bit(32)::bigint;
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    RETURN ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.encode(pg_catalog.sha256(data), 'hex'), 1, 8))
+        ::pg_catalog.bit(32)::pg_catalog.int8;
+END
+$$;
 COMMENT ON FUNCTION visrec._hash(bytea) IS 'The first 32 bits of the SHA-256, from 0 to 2^32 - 1.';
 
 CREATE FUNCTION visrec._weights(fingerprint text) RETURNS bigint
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN visrec._hash(pg_catalog.convert_to(fingerprint, 'UTF8')) OPERATOR(pg_catalog.-) 2147483648;
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    RETURN visrec._hash(pg_catalog.convert_to(fingerprint, 'UTF8')) OPERATOR(pg_catalog.-) 2147483648;
+END
+$$;
 COMMENT ON FUNCTION visrec._weights(text) IS 'What stands for a model''s weights: from -2^31 to 2^31 - 1.';
 
 CREATE FUNCTION visrec._source(image text, weights bigint) RETURNS bigint
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN (weights OPERATOR(pg_catalog.<<) 32)
-    OPERATOR(pg_catalog.|) visrec._hash(pg_catalog.convert_to(image, 'UTF8'));
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    RETURN (weights OPERATOR(pg_catalog.<<) 32)
+        OPERATOR(pg_catalog.|) visrec._hash(pg_catalog.convert_to(image, 'UTF8'));
+END
+$$;
 COMMENT ON FUNCTION visrec._source(text, bigint) IS 'What stands for a vector''s model and the path of its image.';
 
 CREATE FUNCTION visrec._source(image bytea, weights bigint) RETURNS bigint
-LANGUAGE sql STABLE PARALLEL SAFE
--- Not the whole picture, which would make each look at a table read all of it.
-RETURN (weights OPERATOR(pg_catalog.<<) 32)
-    OPERATOR(pg_catalog.|) visrec._hash(pg_catalog.int4send(pg_catalog.octet_length(image))
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    -- Not the whole picture: each look at a table would read all of it.
+    size integer := pg_catalog.octet_length(image);
+BEGIN
+    RETURN (weights OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) visrec._hash(pg_catalog.int4send(size)
         OPERATOR(pg_catalog.||) pg_catalog.substr(image, 1, 8192)
-        OPERATOR(pg_catalog.||) pg_catalog.substr(image, GREATEST(1, pg_catalog.octet_length(image)
-            OPERATOR(pg_catalog.-) 8191)));
+        OPERATOR(pg_catalog.||) pg_catalog.substr(image, GREATEST(1, size OPERATOR(pg_catalog.-) 8191)));
+END
+$$;
 COMMENT ON FUNCTION visrec._source(bytea, bigint) IS
     'What stands for a vector''s model and its image: length, first and last 8 kB.';
 
-CREATE FUNCTION visrec._key_text(key text, type oid) RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format(CASE coalesce(nullif(t.typbasetype, 0), t.oid)
-        WHEN 'timestamptz'::regtype
-            THEN $f$regexp_replace(to_jsonb(%s AT TIME ZONE 'UTC') #>> '{}', '(\d)( BC)?$', '\1Z\2')$f$
-        WHEN 'timestamp'::regtype THEN $f$(to_jsonb(%s) #>> '{}')$f$
-        WHEN 'date'::regtype THEN $f$(to_jsonb(%s) #>> '{}')$f$
-        ELSE '%s::text' END, key)
-    FROM pg_type AS t WHERE t.oid = type
-$$;
+CREATE FUNCTION visrec._key_text(key text, base_type oid) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.replace(CASE base_type
+    WHEN 'timestamptz'::pg_catalog.regtype
+        THEN $f$regexp_replace(to_jsonb($ AT TIME ZONE 'UTC') #>> '{}', '(\d)( BC)?\Z', '\1Z\2')$f$
+    WHEN 'timestamp'::pg_catalog.regtype THEN $f$(to_jsonb($) #>> '{}')$f$
+    WHEN 'date'::pg_catalog.regtype THEN $f$(to_jsonb($) #>> '{}')$f$
+    ELSE '$::text' END, '$', key);
 COMMENT ON FUNCTION visrec._key_text(text, oid) IS
     'The expression for a key as text: dates and times in ISO 8601, whatever DateStyle and TimeZone.';
+
+CREATE FUNCTION visrec._base_type(type oid) RETURNS oid
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(nullif(t.typbasetype, 0), t.oid) FROM pg_type AS t WHERE t.oid = type
+$$;
+COMMENT ON FUNCTION visrec._base_type(oid) IS 'The type that a domain is over; any other type itself.';
 
 -- Names of what attach makes. A name that would be longer than PostgreSQL allows is cut.
 
@@ -139,7 +155,8 @@ BEGIN
            format('OPERATOR(%I.%s)', eqn.nspname, eqo.oprname), format('OPERATOR(%I.%s)', gtn.nspname, gto.oprname),
            quote_ident(i.attname), format_type(i.atttypid, i.atttypmod),
            quote_ident(v.attname), format_type(v.atttypid, v.atttypmod), quote_ident(vn.nspname),
-           visrec._key_text('t.' || quote_ident(k.attname), k.atttypid), quote_ident(s.attname),
+           visrec._key_text('t.' || quote_ident(k.attname), coalesce(nullif(kt.typbasetype, 0), kt.oid)),
+           quote_ident(s.attname),
            format('visrec._source(t.%I::%s, %s)', i.attname,
                CASE coalesce(nullif(it.typbasetype, 0), it.oid) WHEN 'bytea'::regtype THEN 'bytea' ELSE 'text' END,
                visrec._weights(config ->> 'fingerprint'))
@@ -148,6 +165,7 @@ BEGIN
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_attribute AS k ON k.attrelid = c.oid AND k.attname = config ->> 'key_column' AND k.attnum > 0
+    JOIN pg_type AS kt ON kt.oid = k.atttypid
     JOIN pg_attribute AS i ON i.attrelid = c.oid AND i.attname = config ->> 'image_column' AND i.attnum > 0
     JOIN pg_type AS it ON it.oid = i.atttypid
     JOIN pg_attribute AS v ON v.attrelid = c.oid AND v.attname = config ->> 'vector_column' AND v.attnum > 0

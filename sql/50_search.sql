@@ -119,7 +119,7 @@ BEGIN
 END
 $body$, names."table", names.key, names.equals, names.image, names.vector_schema, names.vector,
             names.vector_type, relation, selected, names.source, visrec._weights(config ->> 'fingerprint'),
-            visrec._key_text('$1', to_regtype(names.key_type)), names.key_text));
+            visrec._key_text('$1', visrec._base_type(to_regtype(names.key_type))), names.key_text));
 END
 $$;
 COMMENT ON FUNCTION visrec._make_similar(regclass, jsonb) IS 'Writes similar_<table>.';

@@ -58,7 +58,7 @@ DECLARE
     key_type oid;
 BEGIN
     SELECT * INTO names FROM visrec._names(relation, config);
-    SELECT a.atttypid INTO key_type FROM pg_attribute AS a
+    SELECT visrec._base_type(a.atttypid) INTO key_type FROM pg_attribute AS a
     WHERE a.attrelid = relation AND a.attname = config ->> 'key_column';
     SELECT t.tgrelid INTO other FROM pg_trigger AS t
     WHERE t.tgrelid <> relation AND t.tgname = 'visrec_insert' AND t.tgfoid = to_regprocedure(format('%I.%I()',

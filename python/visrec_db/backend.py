@@ -148,15 +148,15 @@ class _Table:
         self.continues = False  # whether the encoder was told of the next rows before
 
     def read(self, ids: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Those of the rows that have no vector, or that of another image or model.
-
-        With ``id`` (text), ``image``, and ``stale``: whether there is such a vector.
-        """
+        """``id`` (text) and ``image`` of those of the rows that have no vector."""
         statement = statements.READ_AND_LOCK if self.config.get("lock") else statements.READ
         return list(statement.run(self._plpy, list(ids), names=self._names))
 
     def read_next(self, after: str | None, count: int) -> list[Mapping[str, Any]]:
-        """The next rows that have an image and no vector, locked until the transaction ends."""
+        """The next rows that have an image and no vector, locked until the transaction ends.
+
+        Also those with the vector of another image or model: they are ``stale``.
+        """
         if after is None:
             return list(statements.READ_FIRST.run(self._plpy, count, names=self._names))
         return list(statements.READ_NEXT.run(self._plpy, after, count, names=self._names))
@@ -211,19 +211,19 @@ class _Table:
     ) -> None:
         vectors: dict[str, str] = {}
         failures: list[tuple[str, str | None, str, str]] = []
-        stale: list[str] = []
+        stale = [row["id"] for row in rows if row["stale"]]
         for row, result in zip(rows, results, strict=True):
             if isinstance(result, str):
                 vectors[row["id"]] = result
                 continue
             shown = _shown(row["image"])
             failures.append((row["id"], shown, result.code, result.message))
-            if row["stale"]:
-                stale.append(row["id"])
             outcome.first_failure = outcome.first_failure or {
                 **_as_dict(result, shown),
                 "id": row["id"],
             }
+        if stale:  # also where the image that the row has now gives none
+            statements.TAKE_VECTORS_AWAY.run(self._plpy, stale, names=self._names)
         if vectors:
             statements.STORE.run(
                 self._plpy, list(vectors), list(vectors.values()), names=self._names
@@ -232,8 +232,6 @@ class _Table:
         if failures:
             columns = [list(column) for column in zip(*failures, strict=True)]
             statements.RECORD_FAILURES.run(self._plpy, self._relation, *columns)
-        if stale:  # a vector of the image before is none of the image that failed
-            statements.TAKE_VECTORS_AWAY.run(self._plpy, stale, names=self._names)
         outcome.embedded += len(vectors)
         outcome.failed += len(failures)
 

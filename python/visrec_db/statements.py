@@ -53,9 +53,9 @@ NAMES = Statement(("oid", "jsonb"), "SELECT * FROM visrec._names($1, $2)")
 READ = Statement(
     ("text[]",),
     """
-SELECT %(key_text)s AS id, t.%(image)s AS image, t.%(vector)s IS NOT NULL AS stale
+SELECT %(key_text)s AS id, t.%(image)s AS image, false AS stale
 FROM %(table)s AS t
-WHERE t.%(key)s %(equals)s ANY (($1)::%(key_type)s[]) AND %(unembedded)s
+WHERE t.%(key)s %(equals)s ANY (($1)::%(key_type)s[]) AND t.%(vector)s IS NULL
 """,
 )
 
@@ -89,7 +89,7 @@ STORE = Statement(
     """
 UPDATE %(table)s AS t SET %(vector)s = new.embedding::%(vector_type)s%(set_source)s
 FROM unnest($1, $2) AS new (id, embedding)
-WHERE t.%(key)s %(equals)s new.id::%(key_type)s AND %(unembedded)s
+WHERE t.%(key)s %(equals)s new.id::%(key_type)s AND t.%(vector)s IS NULL
 """,
 )
 
