@@ -151,7 +151,7 @@ CREATE FUNCTION visrec._names(relation oid, config jsonb,
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET join_collapse_limit = 1 AS $$
 BEGIN
-    SELECT format('%I.%I', n.nspname, c.relname), quote_ident(k.attname), format_type(k.atttypid, NULL),
+    SELECT format('%I.%I', n.nspname, c.relname), quote_ident(k.attname), format_type(k.atttypid, -1),
            format('OPERATOR(%I.%s)', eqn.nspname, eqo.oprname), format('OPERATOR(%I.%s)', gtn.nspname, gto.oprname),
            quote_ident(i.attname), format_type(i.atttypid, i.atttypmod),
            quote_ident(v.attname), format_type(v.atttypid, v.atttypmod), quote_ident(vn.nspname),

@@ -133,6 +133,13 @@ SELECT states('days'), states('moments'), failed();
 DELETE FROM moments WHERE at = '-infinity';
 SELECT visrec.retry('days'), failed();
 
+-- A key of fixed length, which a cast to its type's name would cut.
+CREATE TABLE codes (code char(5) PRIMARY KEY, image bytea);
+SELECT visrec.attach('codes', image_column => 'image', model => 'pixels');
+INSERT INTO codes VALUES ('ab1', picture('202020')), ('ab2', picture('303030')), ('ab3', 'a');
+SELECT states('codes'), failed();
+SELECT id FROM similar_codes('ab1');
+
 -- Row-level security hides rows, and their failures; what a role sees of a table is accounted for in the same way.
 CREATE ROLE regress_visrec_tenant;
 CREATE TABLE tenants (id integer PRIMARY KEY, image bytea);
@@ -160,5 +167,5 @@ CALL visrec.backfill('tenants');
 SELECT states('tenants');
 
 DROP EXTENSION visrec;
-DROP TABLE items, days, moments, tenants;
+DROP TABLE items, days, moments, codes, tenants;
 DROP ROLE regress_visrec_tenant;
