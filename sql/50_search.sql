@@ -27,21 +27,39 @@ END
 $$;
 COMMENT ON FUNCTION visrec._other_model(regclass, text) IS 'An error: this row''s vector cannot be compared.';
 
-CREATE FUNCTION visrec._check_k(k integer, filter jsonb) RETURNS void
+CREATE FUNCTION visrec._check_search(k integer, max_distance double precision) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF k IS NULL OR k < 1 THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('k must be at least 1, not %s', coalesce(k::text, 'NULL'));
-    END IF;
-    IF filter IS NOT NULL THEN
-        RAISE feature_not_supported USING
-            MESSAGE = 'filters are not available in this version',
-            HINT = 'Ask for more rows than needed and put the condition into a WHERE around the call.';
+    ELSIF max_distance < 0 OR max_distance = 'NaN' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('max_distance must be at least 0, not %s', max_distance),
+            DETAIL = 'It is a cosine distance: 0 for the same direction, 1 for nothing in common, 2 at most.';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._check_k(integer, jsonb) IS 'An error for arguments no search function takes.';
+COMMENT ON FUNCTION visrec._check_search(integer, double precision) IS 'An error for arguments no search function takes.';
+
+CREATE FUNCTION visrec._fill(template text, names jsonb) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    filled text := '';
+    part text;
+    n bigint;
+BEGIN
+    FOR part, n IN SELECT * FROM string_to_table(template, '@') WITH ORDINALITY LOOP
+        IF n % 2 = 0 AND names ->> part IS NULL THEN
+            RAISE internal_error USING MESSAGE = format('nothing to fill in for %s', part);
+        END IF;
+        filled := filled || CASE WHEN n % 2 = 1 THEN part ELSE names ->> part END;
+    END LOOP;
+    RETURN filled;
+END
+$$;
+COMMENT ON FUNCTION visrec._fill(text, jsonb) IS
+    'A template with its @names@ filled in, once: what is filled in is not looked at again.';
 
 CREATE FUNCTION visrec._widen_search(k integer) RETURNS text[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -58,68 +76,198 @@ $$;
 COMMENT ON FUNCTION visrec._widen_search(integer) IS
     'Makes the next query find k rows; returns the setting changed and its value before, to be put back.';
 
-CREATE FUNCTION visrec._make_similar(relation regclass, config jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION visrec._search_names(relation regclass, config jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    names record;
+    names jsonb := (SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n);
     shown text;         -- ', OUT title text'
     selected text;      -- ', t.title'
 BEGIN
-    SELECT * INTO names FROM visrec._names(relation, config);
     SELECT coalesce(string_agg(format(', OUT %I %s', a.attname, format_type(a.atttypid, a.atttypmod)), '' ORDER BY s.n), ''),
            coalesce(string_agg(format(', t.%I', a.attname), '' ORDER BY s.n), '')
     INTO shown, selected
     FROM jsonb_array_elements_text(config -> 'show_columns') WITH ORDINALITY AS s (name, n)
     JOIN pg_attribute AS a ON a.attrelid = relation AND a.attname = s.name AND a.attnum > 0;
+    names := names || jsonb_build_object(
+        'relation', quote_literal(relation::text),
+        'shown', shown, 'selected', selected,
+        'weights', visrec._weights(config ->> 'fingerprint'),
+        'argument_text', visrec._key_text('$1', visrec._base_type(to_regtype(names ->> 'key_type'))),
+        'distance', format('OPERATOR(%s.<=>)', names ->> 'vector_schema'),
+        'nearest', format('%I.%I', config ->> 'functions_schema',
+            visrec._function_name('visrec_nearest_', config ->> 'functions_name')),
+        'settings', 'SET search_path = pg_catalog, pg_temp SET hnsw.iterative_scan = strict_order');
+    -- Parts of statements that are put together when a search runs: $1 the filter, $2 the vector, $3 excluded keys, $4 k.
+    RETURN names || jsonb_build_object(
+        'select_keys', quote_literal(visrec._fill('SELECT array_agg(c.id) FROM (SELECT t.@key@ AS id FROM @table@ AS t '
+            'WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY ($3) AND (', names)),
+        'by_index', quote_literal(visrec._fill(') ORDER BY t.@vector@ @distance@ $2 LIMIT $4) AS c', names)),
+        -- the sum keeps the index out
+        'one_by_one', quote_literal(visrec._fill(') ORDER BY (t.@vector@ @distance@ $2) + 0, t.@key@ LIMIT $4) AS c', names)));
+END
+$$;
+COMMENT ON FUNCTION visrec._search_names(regclass, jsonb) IS 'What the templates of a table''s search functions are filled with.';
 
-    PERFORM visrec._make_function(relation, config, 'similar_',
-        arguments => format('%s, integer, jsonb', names.key_type),
-        declaration => format(
-            'INOUT id %s, k integer DEFAULT 10, filter jsonb DEFAULT NULL, '
-            'OUT similarity double precision, OUT %s %s%s) RETURNS SETOF record '
-            'LANGUAGE plpgsql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp '
-            'SET plan_cache_mode = force_custom_plan SET hnsw.iterative_scan = strict_order',
-            names.key_type, names.image, names.image_type, shown),
-        comment => format('The k rows of %s that look most like the row with this key, best first.', relation),
-        body => format($body$
+CREATE FUNCTION visrec._make_similar(relation regclass, config jsonb) RETURNS regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := visrec._search_names(relation, config);
+BEGIN
+    RETURN visrec._make_function(relation, config, 'similar_', '',
+        arguments => (names ->> 'key_type') || ', integer, jsonb, double precision',
+        declaration => visrec._fill(
+            'INOUT id @key_type@, k integer DEFAULT 10, filter jsonb DEFAULT NULL, max_distance double precision '
+            'DEFAULT NULL, OUT similarity double precision, OUT @image@ @image_type@@shown@) RETURNS SETOF record '
+            'LANGUAGE plpgsql STABLE ROWS 10 @settings@ SET plan_cache_mode = force_custom_plan', names),
+        comment => format('The k rows of %s that look most like the row with this key, best first; of those that the '
+            'filter leaves, and no farther than max_distance.', relation),
+        body => visrec._fill($body$
 #variable_conflict use_column
 DECLARE
-    query_vector %7$s;
+    query_vector @vector_type@;
     query_source bigint;
     previous text[];
 BEGIN
-    IF k IS NULL OR k < 1 OR filter IS NOT NULL THEN
-        PERFORM visrec._check_k(k, filter);
+    IF k IS NULL OR k < 1 OR max_distance IS NOT NULL THEN
+        PERFORM visrec._check_search(k, max_distance);
     END IF;
-    SELECT t.%6$s, t.%10$s INTO query_vector, query_source FROM %1$s AS t WHERE t.%2$s %3$s $1;
+    SELECT t.@vector@, t.@source@ INTO query_vector, query_source FROM @table@ AS t WHERE t.@key@ @equals@ $1;
     IF NOT FOUND THEN
         RAISE no_data_found USING
-            MESSAGE = format('table "%%s" has no row with the key %%s', %8$L, coalesce($1::text, 'NULL'));
+            MESSAGE = format('table "%s" has no row with the key %s', @relation@, coalesce($1::text, 'NULL'));
     ELSIF query_vector IS NULL THEN
-        PERFORM visrec._no_vector(%1$L, %12$s);
+        PERFORM visrec._no_vector(@relation@, @argument_text@);
         RETURN;
-    ELSIF query_source >> 32 <> %11$s THEN
-        PERFORM visrec._other_model(%1$L, %12$s);
+    ELSIF query_source >> 32 <> @weights@ THEN
+        PERFORM visrec._other_model(@relation@, @argument_text@);
+    ELSIF filter IS NOT NULL OR k >= 1000 THEN
+        RETURN QUERY SELECT * FROM @nearest@(query_vector, k, filter, max_distance, ARRAY[$1]);
+        RETURN;
     END IF;
     IF k >= coalesce(current_setting('hnsw.ef_search', true)::integer, 40) THEN
         previous := visrec._widen_search(k);
     END IF;
     RETURN QUERY
-        SELECT t.%2$s,
-               CASE WHEN t.%10$s >> 32 <> %11$s THEN visrec._other_model(%1$L, %13$s)
-                    ELSE 1 - (t.%6$s OPERATOR(%5$s.<=>) query_vector) END,
-               t.%4$s%9$s
-        FROM %1$s AS t
-        WHERE t.%6$s IS NOT NULL AND NOT t.%2$s %3$s $1
-        ORDER BY t.%6$s OPERATOR(%5$s.<=>) query_vector
-        LIMIT k;
+        SELECT t.@key@,
+               CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
+                    ELSE 1 - (t.@vector@ @distance@ query_vector) END,
+               t.@image@@selected@
+        FROM (SELECT * FROM @table@ AS t
+              WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ $1
+              ORDER BY t.@vector@ @distance@ query_vector LIMIT k) AS t
+        WHERE max_distance IS NULL OR t.@vector@ @distance@ query_vector <= max_distance
+        ORDER BY t.@vector@ @distance@ query_vector, t.@key@;
     IF previous IS NOT NULL THEN
         PERFORM set_config(previous[1], previous[2], true);
     END IF;
 END
-$body$, names."table", names.key, names.equals, names.image, names.vector_schema, names.vector,
-            names.vector_type, relation, selected, names.source, visrec._weights(config ->> 'fingerprint'),
-            visrec._key_text('$1', visrec._base_type(to_regtype(names.key_type))), names.key_text));
+$body$, names));
 END
 $$;
 COMMENT ON FUNCTION visrec._make_similar(regclass, jsonb) IS 'Writes similar_<table>.';
+
+CREATE FUNCTION visrec._make_nearest(relation regclass, config jsonb) RETURNS regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := visrec._search_names(relation, config);
+BEGIN
+    RETURN visrec._make_function(relation, config, 'visrec_nearest_', '',
+        arguments => visrec._fill('@vector_schema@.vector, integer, jsonb, double precision, @key_type@[]', names),
+        declaration => visrec._fill(
+            'query @vector_schema@.vector, k integer, filter jsonb, max_distance double precision, '
+            'excluded @key_type@[], OUT id @key_type@, OUT similarity double precision, OUT @image@ @image_type@@shown@) '
+            'RETURNS SETOF record LANGUAGE plpgsql STABLE ROWS 10 @settings@', names),
+        comment => format('The k rows of %s nearest to a vector, best first, without the excluded ones: what its search '
+            'functions call.', relation),
+        body => visrec._fill($body$
+#variable_conflict use_column
+DECLARE
+    -- So few rows are compared one by one in less time than the index takes to find k of them.
+    few CONSTANT double precision := 5000;
+    condition text := 'true';
+    exact boolean := k >= 1000;     -- more than the index finds in one go
+    ids @key_type@[];
+    previous text[];
+BEGIN
+    PERFORM visrec._check_search(k, max_distance);
+    IF filter IS NOT NULL THEN
+        condition := visrec._condition(@relation@, filter);
+        exact := exact OR visrec._estimate(@relation@, condition, filter) <= few;
+    END IF;
+    IF NOT exact THEN
+        previous := visrec._widen_search(greatest(k, 40));
+        EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query, excluded, k;
+        PERFORM set_config(previous[1], previous[2], true);
+        exact := coalesce(cardinality(ids), 0) < k;     -- the index ran dry
+    END IF;
+    IF exact THEN
+        EXECUTE @select_keys@ || condition || @one_by_one@ INTO ids USING filter, query, excluded, k;
+    END IF;
+    RETURN QUERY
+        SELECT t.@key@,
+               CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
+                    ELSE 1 - (t.@vector@ @distance@ query) END,
+               t.@image@@selected@
+        FROM @table@ AS t
+        WHERE t.@key@ @equals@ ANY (ids) AND (max_distance IS NULL OR t.@vector@ @distance@ query <= max_distance)
+        ORDER BY (t.@vector@ @distance@ query) + 0, t.@key@;
+END
+$body$, names));
+END
+$$;
+COMMENT ON FUNCTION visrec._make_nearest(regclass, jsonb) IS 'Writes visrec_nearest_<table>, which the other searches call.';
+
+CREATE FUNCTION visrec._query_vector(relation regclass, path text, image bytea, query text) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    what text := CASE WHEN query IS NULL THEN 'image' ELSE 'text' END;
+BEGIN
+    IF num_nonnulls(path, image, query) <> 1 THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'there is nothing to search for: it is NULL';
+    ELSIF NOT has_function_privilege('visrec._embed(text, text, bytea, text)', 'EXECUTE') THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('role %s may not embed what is in no table', quote_ident(current_user)),
+            HINT = format('An administrator can allow it: SELECT visrec.grant_access(%L);', current_user);
+    ELSIF NOT EXISTS (SELECT FROM visrec.model AS m
+                      WHERE m.name = config ->> 'model' AND m.fingerprint = config ->> 'fingerprint') THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('the model "%s" is not the one that table "%s" was attached with', config ->> 'model', relation),
+            DETAIL = 'Vectors of two models cannot be compared.';
+    END IF;
+    RETURN visrec._embedding(what, visrec._embed(config ->> 'model', path, image, query));
+END
+$$;
+COMMENT ON FUNCTION visrec._query_vector(regclass, text, bytea, text) IS
+    'The vector of an image by its path or bytes, or of a text, by the model of an attached table.';
+
+CREATE FUNCTION visrec._make_search(relation regclass, config jsonb) RETURNS SETOF regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := visrec._search_names(relation, config);
+    made record;
+BEGIN
+    FOR made IN SELECT * FROM (VALUES
+        ('', 'text', 'NULL, NULL, $1', 'whose images fit a text best (for models with a text tower)'),
+        ('_by_image', 'text', '$1, NULL, NULL', 'that look most like an image file inside image_roots'),
+        ('_by_image', 'bytea', 'NULL, $1, NULL', 'that look most like an encoded image (JPEG, PNG …)')
+    ) AS v (suffix, type, arguments, meaning) LOOP
+        RETURN NEXT visrec._make_function(relation, config, 'search_', made.suffix,
+            arguments => made.type || ', integer, jsonb, double precision',
+            declaration => format('query %s, ', made.type) || visrec._fill(
+                'k integer DEFAULT 10, filter jsonb DEFAULT NULL, max_distance double precision DEFAULT NULL, '
+                'OUT id @key_type@, OUT similarity double precision, OUT @image@ @image_type@@shown@) '
+                'RETURNS SETOF record LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp', names),
+            comment => format('The k rows of %s %s, best first.', relation, made.meaning),
+            body => visrec._fill($body$
+#variable_conflict use_variable
+BEGIN
+    PERFORM visrec._check_search(k, max_distance);
+    RETURN QUERY SELECT * FROM @nearest@(
+        visrec._query_vector(@relation@, @arguments@)::@vector_schema@.vector, k, filter, max_distance, '{}');
+END
+$body$, names || jsonb_build_object('arguments', made.arguments)));
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_search(regclass, jsonb) IS 'Writes search_<table> and search_<table>_by_image.';

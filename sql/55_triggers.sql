@@ -1,14 +1,51 @@
 -- What attach makes for a table: its functions, and the triggers that keep its vectors current.
 
-CREATE FUNCTION visrec._make_function(relation regclass, config jsonb, prefix text, arguments text,
+CREATE FUNCTION visrec._grant(function regprocedure, acl aclitem[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    grantee oid;
+BEGIN
+    IF acl IS NULL THEN     -- as functions are from the start: PUBLIC may call it
+        RETURN;
+    END IF;
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
+    FOR grantee IN SELECT a.grantee FROM aclexplode(acl) AS a LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', function,
+            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._grant(regprocedure, aclitem[]) IS 'Gives a function the grants of the one it replaces.';
+
+CREATE FUNCTION visrec._drop_replaced(config jsonb, made regprocedure[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    replaced record;
+BEGIN
+    FOR replaced IN
+        SELECT f AS function, p.proname, p.proacl
+        FROM visrec._table_functions(config ->> 'functions_schema', config ->> 'functions_name') AS f
+        JOIN pg_proc AS p ON p.oid = f WHERE f <> ALL (made)
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', replaced.function);
+        PERFORM visrec._grant(p.oid, replaced.proacl) FROM pg_proc AS p
+        WHERE p.oid = ANY (made) AND p.proname = replaced.proname;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._drop_replaced(jsonb, regprocedure[]) IS
+    'Drops a table''s functions of an earlier version or attachment; those of the same name have their grants.';
+
+CREATE FUNCTION visrec._make_function(relation regclass, config jsonb, prefix text, suffix text, arguments text,
     declaration text, body text, comment text) RETURNS regprocedure
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner regrole := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation);
     name text := format('%I.%I', config ->> 'functions_schema',
-        visrec._function_name(prefix, config ->> 'functions_name'));
+        visrec._function_name(prefix, config ->> 'functions_name', suffix));
     made regprocedure := to_regprocedure(format('%s(%s)', name, arguments));
     statement text := format('CREATE OR REPLACE FUNCTION %s(%s AS %L', name, declaration, body);
+    acl aclitem[] := (SELECT p.proacl FROM pg_proc AS p WHERE p.oid = made);
 BEGIN
     IF made IS NOT NULL AND NOT visrec._depends_on_extension('pg_proc', made) THEN
         RAISE duplicate_function USING
@@ -18,8 +55,12 @@ BEGIN
     BEGIN
         EXECUTE statement;
     EXCEPTION WHEN invalid_function_definition THEN     -- other columns than before
+        IF made IS NULL THEN
+            RAISE;
+        END IF;
         EXECUTE format('DROP FUNCTION %s', made);
         EXECUTE statement;
+        PERFORM visrec._grant(to_regprocedure(format('%s(%s)', name, arguments)), acl);
     END;
     made := to_regprocedure(format('%s(%s)', name, arguments));
     IF owner <> (SELECT p.proowner FROM pg_proc AS p WHERE p.oid = made) THEN
@@ -30,7 +71,7 @@ BEGIN
     RETURN made;
 END
 $$;
-COMMENT ON FUNCTION visrec._make_function(regclass, jsonb, text, text, text, text, text) IS
+COMMENT ON FUNCTION visrec._make_function(regclass, jsonb, text, text, text, text, text, text) IS
     'Writes one of a table''s functions: owned by the table''s owner, dropped with the extension.';
 
 CREATE FUNCTION visrec._trigger_names() RETURNS name[]
@@ -48,7 +89,7 @@ $$;
 COMMENT ON FUNCTION visrec._forget_failure(oid, text) IS
     'Removes a row''s failure, recorded for its table or, of a partition, for the partitioned one.';
 
-CREATE FUNCTION visrec._make_triggers(relation regclass, config jsonb) RETURNS void
+CREATE FUNCTION visrec._make_triggers(relation regclass, config jsonb) RETURNS regprocedure
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names record;
@@ -70,7 +111,7 @@ BEGIN
             HINT = format('It was renamed. SELECT visrec.attach(%L, …) gives it functions of its own.', other);
     END IF;
 
-    function := visrec._make_function(relation, config, 'visrec_embed_',
+    function := visrec._make_function(relation, config, 'visrec_embed_', '',
         arguments => '',
         -- SECURITY DEFINER, for the table's owner: who may insert into the table needs no right to
         -- update it, and none on what is inside visrec.
@@ -120,6 +161,7 @@ $body$, names.key_text, names.image, names.vector, names.source,
     FOREACH trigger IN ARRAY visrec._trigger_names() LOOP
         EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION visrec', trigger, names."table");
     END LOOP;
+    RETURN function;
 END
 $$;
 COMMENT ON FUNCTION visrec._make_triggers(regclass, jsonb) IS

@@ -58,7 +58,8 @@ BEGIN
                 HINT = format('Columns: %s.', (
                     SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
                     WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped));
-        ELSIF wanted IN ('id', 'k', 'filter', 'similarity') THEN
+        ELSIF wanted IN ('id', 'k', 'filter', 'similarity', 'max_distance', 'query', 'excluded', 'liked', 'disliked',
+            'strategy', 'diversity', 'toward', 'seen', 'liked_weights', 'disliked_weights') THEN
             RAISE invalid_parameter_value USING
                 MESSAGE = format('column "%s" cannot be shown: the search functions have an argument or a column of '
                     'this name', wanted);
@@ -207,8 +208,12 @@ BEGIN
         'functions_schema', n.nspname, 'functions_name', c.relname)
     INTO config FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;
 
-    PERFORM visrec._make_triggers(relation, config);
-    PERFORM visrec._make_similar(relation, config);
+    PERFORM visrec._drop_replaced(config, ARRAY[
+        visrec._make_triggers(relation, config),
+        visrec._make_nearest(relation, config),
+        visrec._make_similar(relation, config),
+        visrec._make_recommend(relation, config)
+    ] || ARRAY(SELECT visrec._make_search(relation, config)));
     PERFORM visrec._make_index(relation, config, used.dimension);
     -- What was made under the table's name before a rename, unless another table took that name over.
     IF (before ->> 'functions_schema', before ->> 'functions_name')
