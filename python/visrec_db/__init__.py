@@ -4,4 +4,4 @@ Where to look: an image becomes a picture in ``images``, a picture a vector in `
 and a row is accounted for in ``backend``, the only module that talks to PostgreSQL.
 """
 
-__version__ = "0.1.0"  # `make lint` checks it against extension/visrec.control
+__version__ = "0.2.0"  # `make lint` checks it against extension/visrec.control
