@@ -2,18 +2,13 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import psycopg
 import pytest
 
+from tests.servers import program
+
 from .conftest import coverage, insert
-
-
-def program(name):
-    config = os.environ.get("PG_CONFIG", "pg_config")
-    directory = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=True)
-    return str(Path(directory.stdout.strip()) / name)
 
 
 @pytest.fixture
