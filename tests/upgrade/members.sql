@@ -6,6 +6,7 @@ WITH extension AS (
     FROM extension AS e
     JOIN pg_depend AS d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e',
         LATERAL pg_identify_object(d.classid, d.objid, 0) AS i
+    UNION ALL SELECT 'pg_namespace'::regclass, e.extnamespace, 'its schema' FROM extension AS e  -- no member
 ), relation AS (
     SELECT m.object, c.* FROM member AS m JOIN pg_class AS c ON c.oid = m.objid
     WHERE m.classid = 'pg_class'::regclass
@@ -57,8 +58,6 @@ WITH extension AS (
     UNION ALL SELECT c.object, 'sequence', (to_jsonb(s) - 'seqrelid')::text
         FROM relation AS c JOIN pg_sequence AS s ON s.seqrelid = c.oid
 
-    UNION ALL SELECT m.object, 'owner', t.typowner::regrole::text
-        FROM member AS m JOIN pg_type AS t ON m.classid = 'pg_type'::regclass AND t.oid = m.objid
     UNION ALL SELECT m.object, 'owner', n.nspowner::regrole::text
         FROM member AS m JOIN pg_namespace AS n ON m.classid = 'pg_namespace'::regclass AND n.oid = m.objid
     UNION ALL SELECT m.object, 'definition', format('on %s when %s execute %s, enabled: %s, owner: %s',
