@@ -72,7 +72,9 @@ def description(connection):
 def test_an_upgraded_extension_is_a_fresh_one(released, database):
     update(released)
     fresh, upgraded = description(database()), description(released)
-    different = "\n".join(difflib.unified_diff(fresh, upgraded, "fresh", "upgraded", n=0, lineterm=""))
+    different = "\n".join(
+        difflib.unified_diff(fresh, upgraded, "fresh", "upgraded", n=0, lineterm="")
+    )
     assert not different, f"the upgrade script makes something else:\n{different}"
 
 
