@@ -55,6 +55,19 @@ def as_server(*command: str | Path, cwd: Path | str = "/", **environment: str) -
         assert done.returncode == 0, f"{command[0]} failed:\n{output.read()}"
 
 
+def client(name: str, *arguments: str, database: str, text: bytes | None = None) -> bytes:
+    """Run a client program on a database of the tests' cluster; what it says."""
+    done = subprocess.run(
+        [program(name), *arguments],
+        env=os.environ | {"PGDATABASE": database},
+        input=text,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{name} failed:\n{done.stderr.decode()}"
+    return done.stdout
+
+
 class Server:
     """A PostgreSQL server in a directory that only its user may enter, with its socket there."""
 

@@ -1,31 +1,16 @@
 """The ways to dump and restore beside a plain dump into an empty database (see test_dump)."""
 
-import os
-import subprocess
-
 import psycopg
 import pytest
 
-from tests.servers import program
+from tests.servers import client
 
 from .conftest import coverage, insert
 from .test_dump import objects, top
 
 
-def run(name, *arguments, database, text=None):
-    done = subprocess.run(
-        [program(name), *arguments],
-        env=os.environ | {"PGDATABASE": database},
-        input=text,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout
-
-
 def load(script):
-    run("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", database="restored", text=script)
+    client("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", database="restored", text=script)
 
 
 @pytest.fixture
@@ -68,14 +53,14 @@ def check(restored, filled, paths):
 
 def test_parallel_restore(filled, restored, paths, tmp_path):
     archive = str(tmp_path / "archive")
-    run("pg_dump", "-Fc", "-f", archive, database=filled.info.dbname)
-    run("pg_restore", "-j2", "-e", "-d", "restored", archive, database="restored")
+    client("pg_dump", "-Fc", "-f", archive, database=filled.info.dbname)
+    client("pg_restore", "-j2", "-e", "-d", "restored", archive, database="restored")
     check(restored, filled, paths)
 
 
 def test_schema_first_and_data_later(filled, restored, paths):
-    load(run("pg_dump", "--schema-only", database=filled.info.dbname))
-    load(run("pg_dump", "--data-only", "--disable-triggers", database=filled.info.dbname))
+    load(client("pg_dump", "--schema-only", database=filled.info.dbname))
+    load(client("pg_dump", "--data-only", "--disable-triggers", database=filled.info.dbname))
     check(restored, filled, paths)
 
 
@@ -85,14 +70,14 @@ def test_schema_first_and_data_later(filled, restored, paths):
     raises=AssertionError,
 )
 def test_data_alone_with_triggers(filled, restored, paths):
-    load(run("pg_dump", "--schema-only", database=filled.info.dbname))
-    load(run("pg_dump", "--data-only", database=filled.info.dbname))
+    load(client("pg_dump", "--schema-only", database=filled.info.dbname))
+    load(client("pg_dump", "--data-only", database=filled.info.dbname))
     check(restored, filled, paths)
 
 
 def test_over_what_is_there(filled, restored, paths):
     """--clean drops triggers, functions and the extension itself, and makes all anew."""
-    load(run("pg_dump", database=filled.info.dbname))
+    load(client("pg_dump", database=filled.info.dbname))
     insert(filled, paths[23:25], 200)
-    load(run("pg_dump", "--clean", "--if-exists", database=filled.info.dbname))
+    load(client("pg_dump", "--clean", "--if-exists", database=filled.info.dbname))
     check(restored, filled, paths)

@@ -14,16 +14,17 @@ from .furnished import ROLES  # noqa: E402
 
 @pytest.fixture
 def database(shared):  # noqa: F811
-    """Makes databases with a version of the extension; gives a connection to each."""
+    """Makes databases with a version of the extension, or empty; gives a connection to each."""
     made = []
     with psycopg.connect("", autocommit=True) as admin:
 
-        def make(version=None):
+        def make(version=None, empty=False):
             name = f"upgrade_{len(made)}"
             admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
             made.append(psycopg.connect(dbname=name, autocommit=True))
-            wanted = "" if version is None else f"VERSION '{version}'"
-            made[-1].execute(f"CREATE EXTENSION visrec {wanted} CASCADE")
+            if not empty:
+                wanted = "" if version is None else f"VERSION '{version}'"
+                made[-1].execute(f"CREATE EXTENSION visrec {wanted} CASCADE")
             return made[-1]
 
         yield make

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.servers import client
 
 from .furnished import (
     ATTACH,
@@ -120,6 +121,20 @@ def test_attached_tables_live_on(furnished, again, roots, paths):
         check_works(furnished, table, roots, paths)
     check_reader(furnished)
     check_detach_and_drop(furnished)
+
+
+def test_a_dump_of_an_earlier_version(furnished, database, roots, paths):
+    """pg_dump names no version: a dump is restored with this one, and no upgrade script runs."""
+    restored = database(empty=True)
+    dump = client("pg_dump", database=furnished.info.dbname)
+    load = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1"]
+    client(*load, database=restored.info.dbname, text=dump)
+    assert state(restored) == state(furnished)
+    assert access(restored) >= access(furnished)
+    check_reader(restored)
+    for table in TABLES:
+        check_works(restored, table, roots, paths)
+    check_detach_and_drop(restored)
 
 
 def test_rights_given_before_are_dumped(furnished):
