@@ -3,6 +3,9 @@
 import shutil
 from typing import NamedTuple
 
+import psycopg
+import pytest
+
 OWNER, READER = ROLES = "upgrade_owner", "upgrade_reader"
 
 
@@ -143,6 +146,14 @@ def check_works(connection, table, roots, paths):
     assert connection.execute(f"SELECT visrec.retry('{table.name}')").fetchone() == (1,)
     (roots[1] / "later.jpg").unlink()
     assert coverage(connection, table) == {"embedded": 9, "no_image": 1}
+    search = f"SELECT count(*) FROM {table.similar}('1', %s)"
+    assert [connection.execute(search, (k,)).fetchone() for k in (3, 40, 1000)] == [
+        (3,),
+        (8,),
+        (8,),
+    ]
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        connection.execute(search, (0,))
 
 
 def check_reader(connection):
