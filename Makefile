@@ -133,7 +133,7 @@ lint: dev-venv ## check formatting, style, types, shell scripts and versions
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/shellcheck scripts/* .ci/run
-	scripts/check-version.sh '$(EXTVERSION)'
+	scripts/check-version.sh '$(EXTVERSION)' $(SQL_PARTS)
 
 format: dev-venv ## format the Python code
 	.venv/bin/ruff format
