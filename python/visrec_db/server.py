@@ -211,6 +211,7 @@ class Server:
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         policy = header["policy"]
+        limits = (policy["max_bytes"], policy["max_pixels"], policy["max_seconds"])
 
         def progress() -> None:
             loop.call_soon_threadsafe(changed.set)
@@ -218,7 +219,7 @@ class Server:
         request = scheduler.Request(
             model,
             sources,
-            images.Policy(tuple(policy["roots"]), policy["max_bytes"], policy["max_pixels"]),
+            images.Policy(tuple(policy["roots"]), *limits),
             header["bulk"],
             progress,
         )

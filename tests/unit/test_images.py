@@ -29,6 +29,7 @@ CODES = {
     errors.ImageUnreadable: "unreadable",
     errors.ImageTooLarge: "too_large",
     errors.ImageBomb: "bomb",
+    errors.ImageTimeout: "timeout",
     errors.ImageTruncated: "truncated",
     errors.NotAnImage: "not_an_image",
 }
@@ -311,10 +312,10 @@ def test_as_many_pixels_as_allowed_are_no_bomb() -> None:
 
 
 def test_memory_that_runs_out_fails_this_picture_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhaust(picture: Image.Image) -> Image.Image:
+    def exhaust(picture: Image.Image, smallest: int | None) -> Image.Image:
         raise MemoryError
 
-    monkeypatch.setattr(images, "_to_rgb", exhaust)
+    monkeypatch.setattr(images.colours, "to_rgb", exhaust)
     refusal(errors.ImageBomb, encoded(noise()))
 
 
@@ -355,10 +356,10 @@ def test_other_formats_stay_out(data: bytes) -> None:
 
 
 def test_what_a_decoder_raises_is_this_pictures_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(picture: Image.Image) -> Image.Image:
+    def fail(picture: Image.Image, smallest: int | None) -> Image.Image:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(images, "_to_rgb", fail)
+    monkeypatch.setattr(images.colours, "to_rgb", fail)
     assert "division by zero" in refusal(errors.NotAnImage, encoded(noise())).message
 
 
@@ -436,7 +437,7 @@ def test_orientation_that_cannot_be_read_leaves_the_picture_as_stored(
     def fail(picture: Image.Image) -> Image.Image:
         raise SyntaxError("not a TIFF file")
 
-    monkeypatch.setattr(images.ImageOps, "exif_transpose", fail)
+    monkeypatch.setattr(Image.Image, "getexif", fail)
     assert opened(encoded(noise(9, 5))).size == (9, 5)
 
 

@@ -43,6 +43,7 @@ def settings():
         "image_roots": "/nonexistent",
         "max_image_bytes": "1000000",
         "max_image_pixels": "1000000",
+        "max_image_seconds": "20",
         "encoder_idle_seconds": "60",
     }
 
