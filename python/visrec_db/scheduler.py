@@ -111,6 +111,7 @@ class Scheduler:
         self._undecoded: tuple[deque[_Item], deque[_Item]] = (deque(), deque())  # small, bulk
         self._ready: tuple[deque[_Item], deque[_Item]] = (deque(), deque())
         self._decoding: dict[Attempt, _Item] = {}
+        self._begun = threading.Event()
         self._decoding_bulk = 0
         self._lost = 0
         self._forwarding = False
@@ -182,14 +183,15 @@ class Scheduler:
         attempt = Attempt(item.request.policy.max_seconds)
         with self._condition:
             self._decoding[attempt] = item
-            self._condition.notify_all()
+            self._begun.set()
         return attempt
 
     def _watch(self) -> None:
-        while True:
+        while self._begun.wait():
             with self._condition:
-                while not self._decoding:
-                    self._condition.wait()
+                if not self._decoding:
+                    self._begun.clear()
+                    continue
                 overdue = [a for a in self._decoding if a.overdue(GRACE)]
                 given_up = [(attempt, self._decoding.pop(attempt)) for attempt in overdue]
                 self._lost += len(given_up)
