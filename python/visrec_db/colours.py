@@ -14,7 +14,7 @@ from PIL import Image
 
 from visrec_db.limits import LARGE
 
-TILE = 2048  # pixels to a side
+TILE = 1024  # pixels to a side
 
 MOST_SHRINKING = 32
 

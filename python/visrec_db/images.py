@@ -16,7 +16,6 @@ from pathlib import Path, PurePosixPath
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from visrec_db import colours, errors
@@ -40,6 +39,9 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each EXIF orientation."""
+
+COPIES = {"AVIF": 2, "JPEG2000": 4, "WEBP": 4}
+"""What these formats' decoders hold at once, as a multiple of the decoded picture."""
 
 READINGS = 3
 """Times that a file is read which changes meanwhile."""
@@ -172,7 +174,7 @@ def _decode(data: bytes, max_pixels: int, smallest: int | None, attempt: Attempt
                     f"the image has {width}×{height} pixels, more than max_image_pixels"
                     f" = {max_pixels}"
                 )
-            with attempt.room_for(_pixels_held(picture, smallest)):
+            with attempt.room_for(_room_needed(picture, smallest)):
                 picture.load()
                 turn = _turn(picture)
                 rgb = colours.to_rgb(picture, smallest)
@@ -201,30 +203,16 @@ def _decode(data: bytes, max_pixels: int, smallest: int | None, attempt: Attempt
         raise errors.NotAnImage(f"the image data is damaged: {message}") from error
 
 
-def _pixels_held(picture: ImageFile, smallest: int | None) -> int:
-    """How many pixels will be in memory, after asking for no larger a scale than is needed."""
+def _room_needed(picture: ImageFile, smallest: int | None) -> int:
+    """Has a JPEG decoded at the scale that is needed; the pixels that will then be in memory."""
     whole = picture.width * picture.height
     if isinstance(picture, JpegImageFile):
         picture.decodermaxblock = BLOCK
         if smallest is not None:
             picture.draft(None, (smallest, smallest))
-        if "progressive" in picture.info:
-            return whole  # all of it is collected before any is scaled
-    elif isinstance(picture, Jpeg2KImageFile) and smallest is not None and whole > LARGE:
-        _skip_resolutions(picture, min(picture.size) // smallest)
-    return picture.width * picture.height
-
-
-def _skip_resolutions(picture: Jpeg2KImageFile, most: int) -> None:
-    """Leave out the finest of a JPEG 2000's resolutions, as many as it has and ``most`` allows."""
-    if picture.fp is None or picture.mode.startswith("P"):
-        return
-    place = picture.fp.tell()
-    picture.fp.seek(0)
-    style = picture.fp.read(1 << 16).partition(b"\xff\x52")[2]  # the coding style marker
-    picture.fp.seek(place)
-    if len(style) > 7:
-        picture.reduce = min(style[7], most.bit_length() - 1)
+        if "progressive" not in picture.info:  # else all of it is collected before any is scaled
+            return picture.width * picture.height
+    return whole * COPIES.get(picture.format or "", 1) if whole > LARGE else whole
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:

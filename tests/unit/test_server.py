@@ -248,6 +248,16 @@ def changed_by(directory, statements):
     return str(python)
 
 
+def give_up_after(seconds):
+    """A checkpoint that fails the test instead of letting it hang."""
+    deadline = time.monotonic() + seconds
+
+    def checkpoint():
+        assert time.monotonic() < deadline
+
+    return checkpoint
+
+
 STUCK = (
     "import time; from visrec_db import images, limits; open_picture = images.open_picture;"
     " images.open_picture = lambda *given: open_picture(*given)"
@@ -259,7 +269,8 @@ def test_worn_out_by_stuck_decoders_it_answers_and_another_goes_on(
     data_directory, settings, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(client, "PYTHON", changed_by(tmp_path, STUCK))
-    shared = client.Shared(PIXELS, settings | {"max_image_seconds": "1"}, nothing, bulk=True)
+    settings["max_image_seconds"] = "1"
+    shared = client.Shared(PIXELS, settings, give_up_after(30), bulk=True)
     sources = [b"stuck"] * 4 + [picture(red) for red in range(20)]
     first, results = None, []
     for some in shared.embed_images(sources):
