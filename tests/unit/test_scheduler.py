@@ -284,7 +284,7 @@ def test_too_many_stuck_threads_wear_it_out(work, model, stuck):
 
 
 def test_loading_a_model_is_not_a_pictures_time(work, encoder, stuck):
-    def load(directory):
+    def load(directory, _fingerprint):
         time.sleep(0.4)
         return encoder
 
