@@ -275,6 +275,7 @@ class Shared:
                 "roots": [root for root in settings["image_roots"].split(":") if root],
                 "max_bytes": int(settings["max_image_bytes"]),
                 "max_pixels": int(settings["max_image_pixels"]),
+                "max_seconds": int(settings.get("max_image_seconds", 20)),  # 0.1.0 has none
             },
             "bulk": bulk,
         }

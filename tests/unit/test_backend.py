@@ -51,6 +51,7 @@ class Server:
             "image_roots": "",
             "max_image_bytes": "1000000",
             "max_image_pixels": "1000000",
+            "max_image_seconds": "20",
             "encoder": "in_process",
             "encoder_idle_seconds": "600",
         }
