@@ -81,8 +81,7 @@ BEGIN
                 RAISE invalid_parameter_value USING
                     MESSAGE = format('the filter has the operator "%s" for column "%s", which there is not', operator, name),
                     HINT = 'Operators: eq, ne, lt, lte, gt, gte, in.';
-            ELSIF (operator = 'in') <> (jsonb_typeof(value) = 'array') AND held.atttypid <> ALL ('{json,jsonb}'::regtype[])
-                AND visrec._base_type(held.atttypid) NOT IN (SELECT t.oid FROM pg_type AS t WHERE t.typcategory = 'A')
+            ELSIF (operator = 'in') <> (jsonb_typeof(value) = 'array') AND visrec._base_type(held.atttypid) <> 'jsonb'::regtype
                 OR jsonb_typeof(value) = 'null' AND operator NOT IN ('eq', 'ne')
             THEN
                 RAISE invalid_parameter_value USING

@@ -27,6 +27,23 @@ END
 $$;
 COMMENT ON FUNCTION visrec._other_model(regclass, text) IS 'An error: this row''s vector cannot be compared.';
 
+-- Called by what 0.1.0 wrote for tables that were not attached since.
+CREATE FUNCTION visrec._check_k(k integer, filter jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF k IS NULL OR k < 1 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('k must be at least 1, not %s', coalesce(k::text, 'NULL'));
+    END IF;
+    IF filter IS NOT NULL THEN
+        RAISE feature_not_supported USING
+            MESSAGE = 'this table''s functions are of an earlier version, without filters',
+            HINT = 'Attach the table again: SELECT visrec.attach(…).';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_k(integer, jsonb) IS 'An error for arguments no search function of 0.1.0 takes.';
+
 CREATE FUNCTION visrec._check_search(k integer, max_distance double precision) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
