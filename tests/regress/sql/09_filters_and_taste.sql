@@ -5,16 +5,17 @@ CREATE EXTENSION visrec CASCADE;
 SELECT visrec.set('model_directory', '/nonexistent');    -- whatever models this machine has
 CREATE TYPE mood AS ENUM ('sad', 'fair', 'glad');
 CREATE TABLE items (id bigint PRIMARY KEY, image bytea, category varchar(20), price numeric, at timestamptz, mood mood,
-    code char(4), tags text[], doc jsonb, place point, "it's {x} @y@" integer);
-SELECT visrec.attach('items', image_column => 'image', model => 'pixels');
+    code char(4), tags text[], doc jsonb, place point, "it's {x} @y@" integer,
+    content_vector vector(512));
 SELECT setseed(0.5);
 INSERT INTO items (id, content_vector, category, price, at, mood, code, tags, doc, place, "it's {x} @y@")
-SELECT n, ARRAY(SELECT CASE WHEN d <= 8 THEN random() - 0.5 ELSE 0 END + 0 * n FROM generate_series(1, 512) AS d)::real[]::vector,
+SELECT n, (ARRAY(SELECT random() - 0.5 + 0 * n FROM generate_series(1, 8)) || array_fill(0, '{504}')::float8[])::vector,
        (ARRAY['shoes', 'hats', 'bags', NULL])[1 + n % 4], n, timestamptz '2026-01-01 00:00 UTC' + n * interval '1 day',
        (ARRAY['sad', 'fair', 'glad'])[1 + n % 3]::mood, 'c' || n % 5, ARRAY['t' || n % 2], jsonb_build_object('n', n % 2),
        point(n, n), n
 FROM generate_series(1, 2000) AS n;
 INSERT INTO items (id, category) VALUES (3000, 'shoes');
+SELECT visrec.attach('items', image_column => 'image', model => 'pixels');
 ANALYZE items;
 
 -- Each filter against its WHERE, best first, and as many as there are.
