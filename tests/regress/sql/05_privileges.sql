@@ -18,7 +18,8 @@ WHERE p.pronamespace = 'visrec'::regnamespace AND has_function_privilege('regres
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 SELECT p.oid::regprocedure AS "SECURITY DEFINER, or without a search_path" FROM pg_proc AS p
 WHERE p.pronamespace = 'visrec'::regnamespace
-  AND (p.prosecdef OR NOT coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false));
+  AND (p.prosecdef OR NOT coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false))
+ORDER BY p.oid::regprocedure::text COLLATE "C";
 
 -- A role needs a grant to attach, and the owner's rights on the table.
 SET ROLE regress_visrec_owner;

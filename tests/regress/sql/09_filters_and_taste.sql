@@ -126,7 +126,7 @@ SELECT visrec.taste('items', ARRAY[1, 2, 3, 4], strategy => 'session') <=> sessi
        visrec.taste('items', ARRAY[4, 3, 2, 1], strategy => 'session') <=> session('{1,2,3,4}') > 0.01 AS order_matters;
 SELECT array_agg(r.id) = ARRAY(
            SELECT id FROM items WHERE id NOT IN (1, 2, 3, 9) AND content_vector IS NOT NULL
-           ORDER BY (content_vector <=> visrec.taste('items', ARRAY[1, 2, 3], ARRAY[9])) + 0, id LIMIT 10) AS nearest_to_taste
+           ORDER BY (content_vector <=> (SELECT visrec.taste('items', ARRAY[1, 2, 3], ARRAY[9]))) + 0, id LIMIT 10) AS nearest_to_taste
 FROM recommend_items(ARRAY[1, 2, 3], ARRAY[9]) AS r;
 SELECT array_agg(r.id) = ARRAY(
            SELECT c.id FROM items AS c,
