@@ -88,6 +88,8 @@ EOF
 fsync = off
 synchronous_commit = off
 full_page_writes = off
+max_prepared_transactions = 20
+wal_level = logical
 EOF
     fi
 }
