@@ -7,11 +7,15 @@ import os
 import sys
 import time
 
-from tests.soak import crashes, material, report
+from tests.soak import churn, crashes, files, full_disk, material, mutated, report
 from tests.soak.cluster import Cluster
 
 PARTS = [
     ("kill and recover", crashes.run, 0.45),
+    ("coverage under load", churn.run, 0.20),
+    ("files under change", files.run, 0.15),
+    ("a full disk", full_disk.run, 0.05),
+    ("damaged pictures", mutated.run, 0.15),
 ]
 """What there is to try, and its share of the time."""
 

@@ -15,7 +15,7 @@ from tests.soak.material import Pictures
 from tests.soak.report import Line
 from tests.soak.threads import Threads
 
-VICTIMS = ["postmaster", "postmaster", "postmaster", "encoder process", "backend"]
+VICTIMS = ["the postmaster", "the encoder process", "the postmaster", "a backend", "the postmaster"]
 
 ARCHIVED = 150
 """Rows that wait for the backfill, more in each round."""
@@ -32,7 +32,7 @@ class Killing:
             Writer("killed", place, self._images, f"{seed}/{place}") for place in range(writers)
         ]
         self._archived = 0
-        self.lines = {victim: Line(f"kill -9 of a {victim}") for victim in dict.fromkeys(VICTIMS)}
+        self.lines = {victim: Line(f"kill -9 of {victim}") for victim in dict.fromkeys(VICTIMS)}
         self.rows = Line("rows after a kill: as committed, and accounted for")
         self.backfills = Line("rows of a backfill that went on after the kill")
         with cluster.connect() as connection:
@@ -53,12 +53,12 @@ class Killing:
         threads.start(partial(self._backfill, connections[-1], threads))
         time.sleep(self._rng.uniform(0.3, longest))
         lost = self._kill(victim, self._rng.choice(connections))
-        if victim == "encoder process":
+        if victim == "the encoder process":
             time.sleep(1)
         left = threads.join()
         if left:
             lost.append(f"{left} statements did not end")
-        if victim == "postmaster":
+        if victim == "the postmaster":
             self._cluster.restart()
         self._cluster.wait()
         lost += [f"an unexpected error: {error!r}" for error in threads.raised]
@@ -77,7 +77,7 @@ class Killing:
     def _backfill(self, connection: Connection, threads: Threads) -> None:
         while not threads.stop.is_set():
             try:
-                connection.execute("CALL visrec.backfill('archive', 8)")
+                accounts.backfill(connection, "archive", 8)
             except psycopg.OperationalError:
                 if not connection.closed:
                     raise
@@ -99,11 +99,11 @@ class Killing:
         """What did not go as it should."""
         with self._cluster.connect() as other:
             encoder = encoder_pid(other)
-        if victim == "postmaster":
+        if victim == "the postmaster":
             kill(self._cluster.postmaster())
             if encoder > 0 and not gone(encoder):
                 return ["the encoder process outlived its server by 10 s"]
-        elif victim == "backend":
+        elif victim == "a backend":
             kill(connection.info.backend_pid)
         elif encoder > 0:
             kill(encoder)
@@ -121,12 +121,8 @@ class Killing:
             late = accounts.faults(connection, "archive", may_be_pending=True)
             if (rows := number(connection, "SELECT count(*) FROM archive")) != self._archived:
                 late.append(f"{rows} of {self._archived} rows")
-            raised = accounts.backfill(connection, "archive")
-            late += [raised] if raised else []
-            late += accounts.faults(connection, "archive")
             for table in ("killed", "archive"):
-                fault = accounts.coverage_fault(connection, table)
-                late += [fault] if fault else []
+                late += accounts.heal(connection, table)
             self.backfills.tried += rows
             self.backfills.lost += late
         return wrong + late
