@@ -92,11 +92,11 @@ def coverage_fault(connection: Connection, table: str) -> str | None:
     """How visrec.coverage differs from a look at the rows, in one snapshot; None if it does not."""
     name = Identifier(table)
     with connection.transaction():
-        told = dict(
+        told: dict[str, int] = dict(
             connection.execute("SELECT state, rows FROM visrec.coverage(%s)", (table,)).fetchall()
         )
         [(rows,)] = connection.execute(SQL("SELECT count(*) FROM {}").format(name)).fetchall()
-        found = dict(
+        found: dict[str, int] = dict(
             connection.execute(
                 SQL("""
                 SELECT CASE WHEN content_vector IS NOT NULL THEN 'embedded'

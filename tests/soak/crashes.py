@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from functools import partial
 
@@ -15,7 +17,9 @@ from tests.soak.material import Pictures
 from tests.soak.report import Line
 from tests.soak.threads import Threads
 
-VICTIMS = ["the postmaster", "the encoder process", "the postmaster", "a backend", "the postmaster"]
+POSTMASTER, WAITING = "the postmaster", "the postmaster, while statements wait"
+ENCODER, BACKEND = "the encoder process", "a backend"
+VICTIMS = [POSTMASTER, ENCODER, WAITING, BACKEND]
 
 ARCHIVED = 150
 """Rows that wait for the backfill, more in each round."""
@@ -53,12 +57,12 @@ class Killing:
         threads.start(partial(self._backfill, connections[-1], threads))
         time.sleep(self._rng.uniform(0.3, longest))
         lost = self._kill(victim, self._rng.choice(connections))
-        if victim == "the encoder process":
+        if victim == ENCODER:
             time.sleep(1)
         left = threads.join()
         if left:
             lost.append(f"{left} statements did not end")
-        if victim == "the postmaster":
+        if victim in (POSTMASTER, WAITING):
             self._cluster.restart()
         self._cluster.wait()
         lost += [f"an unexpected error: {error!r}" for error in threads.raised]
@@ -99,11 +103,17 @@ class Killing:
         """What did not go as it should."""
         with self._cluster.connect() as other:
             encoder = encoder_pid(other)
-        if victim == "the postmaster":
-            kill(self._cluster.postmaster())
+        if victim in (POSTMASTER, WAITING):
+            postmaster = self._cluster.postmaster()
+            if victim == WAITING and encoder > 0:
+                os.kill(encoder, signal.SIGSTOP)
+                time.sleep(0.5)
+            kill(postmaster)
+            if victim == WAITING and encoder > 0:
+                os.kill(encoder, signal.SIGCONT)
             if encoder > 0 and not gone(encoder):
                 return ["the encoder process outlived its server by 10 s"]
-        elif victim == "a backend":
+        elif victim == BACKEND:
             kill(connection.info.backend_pid)
         elif encoder > 0:
             kill(encoder)

@@ -79,7 +79,7 @@ def _cram(
         (list(sources),),
     )
     line.tried += len(codes)
-    if not cut:
+    if not cut and not empty:
         line.lost.append("no file was cut short: the disk was not full")
     line.lost += accounts.faults(connection, "crammed")
 
