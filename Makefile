@@ -35,8 +35,9 @@ SYSTEM_PYTHON = /usr/bin/python3
 SQL_PARTS = $(shell ls sql/*.sql plpython/*.sql | LC_ALL=C sort -t/ -k2)
 
 EXTENSION = extension/visrec
-DATA_built = build/visrec--$(EXTVERSION).sql
-DATA = $(wildcard extension/visrec--*--*.sql)
+# Install scripts of earlier versions, as they were released, and the upgrades between versions.
+RELEASED = $(filter-out extension/visrec--$(EXTVERSION).sql,$(wildcard extension/visrec--*.sql))
+DATA_built = build/visrec--$(EXTVERSION).sql $(RELEASED:extension/%=build/%)
 REGRESS = $(sort $(basename $(notdir $(wildcard tests/regress/sql/*.sql))))
 REGRESS_OPTS = --inputdir=tests/regress --outputdir=build/regress
 EXTRA_CLEAN = build
@@ -59,14 +60,16 @@ clean:
 	rm -rf build
 endif
 
-build/visrec--$(EXTVERSION).sql: $(SQL_PARTS) build/home
-	sed 's|@VISREC_PYTHON@|$(VISREC_HOME)/python|g' $(SQL_PARTS) >$@.tmp
+build/visrec--$(EXTVERSION).sql: $(SQL_PARTS)
+$(RELEASED:extension/%=build/%): build/%: extension/%
+$(DATA_built): build/made-for
+	sed 's|@VISREC_PYTHON@|$(VISREC_HOME)/python|g' $(filter %.sql,$^) >$@.tmp
 	mv $@.tmp $@
 
-# Changes when VISREC_HOME does, so that what names it is built anew.
-build/home: FORCE
+# Changes with VISREC_HOME and the version, so that all is then built anew.
+build/made-for: FORCE
 	@mkdir -p build
-	@echo '$(VISREC_HOME)' | cmp -s - $@ || echo '$(VISREC_HOME)' >$@
+	@echo '$(VISREC_HOME) $(EXTVERSION)' | cmp -s - $@ || echo '$(VISREC_HOME) $(EXTVERSION)' >$@
 
 # The Python package, the command, and the directories for images and models. The package
 # is copied beside its place first: a session that starts meanwhile finds all or nothing.
@@ -134,7 +137,7 @@ lint: dev-venv ## check formatting, style, types, shell scripts and versions
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/shellcheck scripts/* .ci/run
-	scripts/check-version.sh '$(EXTVERSION)'
+	scripts/check-version.sh '$(EXTVERSION)' $(SQL_PARTS)
 
 format: dev-venv ## format the Python code
 	.venv/bin/ruff format

@@ -18,6 +18,7 @@ FROM (VALUES
      'directories that image paths may lead into, ":" between them'),
     ('max_image_bytes', '67108864', 'an image of more bytes is not read'),
     ('max_image_pixels', '100000000', 'an image of more pixels is not decoded'),
+    ('max_image_seconds', '20', 'an image that takes longer to decode is given up'),
     ('model_directory', '/var/lib/visrec/models', 'where register_model looks for a model by its name'),
     ('encoder', 'auto', 'where models run: shared (one process for the cluster), in_process (in each session), or '
      'auto: shared, and in_process with a warning where that cannot be started'),

@@ -137,6 +137,9 @@ class _Table:
         [names] = statements.NAMES.run(plpy, relation, config)
         if names["table"] is None:
             raise LookupError("a column this table was attached with is gone: attach it again")
+        if "key_text" not in names:  # the extension is not yet updated from 0.1.0
+            key_text, unembedded = f"t.{names['key']}::text", f"t.{names['vector']} IS NULL"
+            names = {**names, "key_text": key_text, "unembedded": unembedded, "source": None}
         set_source, no_source = "", ""
         if names["source"] is not None:
             set_source = f", {names['source']} = {names['source_value']}"

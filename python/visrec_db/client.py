@@ -275,6 +275,7 @@ class Shared:
                 "roots": [root for root in settings["image_roots"].split(":") if root],
                 "max_bytes": int(settings["max_image_bytes"]),
                 "max_pixels": int(settings["max_image_pixels"]),
+                "max_seconds": int(settings.get("max_image_seconds", 20)),  # 0.1.0 has none
             },
             "bulk": bulk,
         }
@@ -327,10 +328,9 @@ class Shared:
     def _try_again(self, left: int, gone: EncoderGone) -> int:
         """Attempts that are left after one failed, with a moment before the next."""
         if left == 1:
-            raise errors.EncoderUnavailable(
-                f"the encoder process ended {ATTEMPTS} times while it worked on this: {gone}",
-                hint=f"See {protocol.LOG} in the data directory.",
-            ) from gone
+            message = f"the encoder process ended {ATTEMPTS} times while it worked on this: {gone}"
+            hint = f"See {protocol.LOG} in the data directory."
+            raise errors.EncoderUnavailable(message, hint) from gone
         until = time.monotonic() + STEP * 5 ** (ATTEMPTS - left)  # 0.05, 0.25, 1.25 s
         while time.monotonic() < until:
             self._checkpoint()

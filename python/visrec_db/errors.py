@@ -7,6 +7,7 @@ VisrecError
 │   ├── ImageUnreadable     unreadable       58030
 │   ├── ImageTooLarge       too_large        54000
 │   ├── ImageBomb           bomb             54000
+│   ├── ImageTimeout        timeout          54000
 │   ├── ImageTruncated      truncated        22P03
 │   └── NotAnImage          not_an_image     22P03
 └── EncoderError            the model's fault: no picture can be embedded
@@ -68,6 +69,13 @@ class ImageBomb(ImageError):
     """More pixels than ``max_image_pixels``, found before any is decoded."""
 
     code = "bomb"
+    sqlstate = "54000"  # program_limit_exceeded
+
+
+class ImageTimeout(ImageError):
+    """Decoding takes longer than ``max_image_seconds``."""
+
+    code = "timeout"
     sqlstate = "54000"  # program_limit_exceeded
 
 

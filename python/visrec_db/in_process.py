@@ -55,6 +55,7 @@ class InProcess:
             roots=tuple(root for root in self._settings["image_roots"].split(":") if root),
             max_bytes=int(self._settings["max_image_bytes"]),
             max_pixels=int(self._settings["max_image_pixels"]),
+            max_seconds=int(self._settings.get("max_image_seconds", 20)),  # 0.1.0 has none
         )
         loaded = self._encoder()
         for start in range(0, len(sources), loaded.batch):

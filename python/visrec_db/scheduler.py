@@ -3,6 +3,10 @@
 Decoding threads and one forward thread work side by side. Small requests (a row or a few) go before
 bulk ones everywhere, so that a backfill cannot starve an INSERT. A forward pass takes what waits at
 that moment; only bulk pictures wait for a full batch, and only while more of them are on the way.
+
+A thread cannot be stopped from outside. One that is stuck in a decoder longer than a picture may
+take is given up: its picture has failed, another thread takes its place, and it ends when the
+decoder lets it go. Too many of those and the scheduler is worn out: it takes up no more pictures.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any
 
 from visrec_db import encoder as encoders
 from visrec_db import errors, images
+from visrec_db.limits import Attempt
 
 SMALL = 8
 """A request of at most so many images is small, unless it says that it is part of a bulk."""
@@ -27,6 +32,15 @@ TRY_AGAIN = 1.0
 
 AHEAD = 4
 """Full batches of decoded bulk pictures that may wait for the forward pass."""
+
+GRACE = 0.5
+"""Seconds for a decoding thread to see for itself that its time is over."""
+
+LOOK_EVERY = 0.2
+"""Seconds between two looks at the pictures that are being decoded."""
+
+MOST_LOST = 4
+"""Threads stuck in decoders with which the scheduler is worn out."""
 
 
 @dataclass
@@ -97,13 +111,16 @@ class Scheduler:
         self._condition = threading.Condition()
         self._undecoded: tuple[deque[_Item], deque[_Item]] = (deque(), deque())  # small, bulk
         self._ready: tuple[deque[_Item], deque[_Item]] = (deque(), deque())
+        self._decoding: dict[Attempt, _Item] = {}
+        self._begun = threading.Event()
         self._decoding_bulk = 0
+        self._lost = 0
+        self._forwarding = False
         self._jobs: deque[Callable[[], None]] = deque()
-        self._stopping = False
         self.images = 0
         self.batches = 0
-        for work in [self._decode_all] * decoders + [self._forward_all]:
-            threading.Thread(target=_or_die, args=(work,), daemon=True).start()
+        for work in [self._decode_all] * decoders + [self._forward_all, self._watch]:
+            _start(work)
 
     def submit(self, request: Request) -> None:
         """Queue a request's images."""
@@ -123,35 +140,80 @@ class Scheduler:
             queues = (*self._undecoded, *self._ready)
             return sum(not item.request.cancelled for queue in queues for item in queue)
 
+    def ended(self) -> bool:
+        """Whether it is worn out, and what had been taken up is answered."""
+        with self._condition:
+            at_work = self._decoding or self._decoding_bulk or self._forwarding
+            return self._worn_out() and not (at_work or self._ready[0] or self._ready[1])
+
     # Decoding ---------------------------------------------------------------------------------
 
     def _decode_all(self) -> None:
-        while True:
-            item = self._next_undecoded()
-            try:
-                item.prepared = self._decode(item)
-            except errors.VisrecError as error:
-                self._decoded(item, ready=False)
-                item.finish(error)
-            except BaseException as error:
-                self._decoded(item, ready=False)
-                item.finish(errors.EncoderUnavailable(f"the decoder failed: {error!r}"))
-            else:
-                self._decoded(item, ready=item.prepared is not None)
+        while self._decode(self._next_undecoded()):
+            pass
 
-    @staticmethod
-    def _decode(item: _Item) -> Any:
-        request = item.request
-        if request.cancelled or item.source is None:
-            return None
-        encoder = request.model.get()
-        picture = images.open_picture(item.source, request.policy, encoder.smallest)
-        return encoder.prepare(picture)
+    def _decode(self, item: _Item) -> bool:
+        """Decode one picture; False if it was given up meanwhile, and this thread with it."""
+        attempt: Attempt | None = None
+        prepared: Any = None
+        failed: errors.VisrecError | None = None
+        try:
+            request, source = item.request, item.source
+            if not request.cancelled and source is not None:
+                encoder = request.model.get()
+                attempt = self._begin(item)
+                picture = images.open_picture(source, request.policy, encoder.smallest, attempt)
+                prepared = encoder.prepare(picture)
+        except errors.VisrecError as error:
+            failed = error
+        except BaseException as error:
+            failed = errors.EncoderUnavailable(f"the decoder failed: {error!r}")
+        with self._condition:
+            if attempt is not None and self._decoding.pop(attempt, None) is None:
+                self._lost -= 1
+                self._condition.notify_all()
+                return False
+            item.prepared = prepared
+            self._decoded(item, ready=prepared is not None)
+        if failed is not None:
+            item.finish(failed)
+        return True
+
+    def _begin(self, item: _Item) -> Attempt:
+        """The clock starts. Whoever takes the attempt out of ``_decoding`` has the result."""
+        attempt = Attempt(item.request.policy.max_seconds)
+        with self._condition:
+            self._decoding[attempt] = item
+            self._begun.set()
+        return attempt
+
+    def _watch(self) -> None:
+        while self._begun.wait():
+            with self._condition:
+                if not self._decoding:
+                    self._begun.clear()
+                    continue
+                overdue = [a for a in self._decoding if a.overdue(GRACE)]
+                given_up = [(attempt, self._decoding.pop(attempt)) for attempt in overdue]
+                self._lost += len(given_up)
+                for _, item in given_up:
+                    self._decoded(item, ready=False)
+            for attempt, item in given_up:
+                attempt.give_up()
+                _start(self._decode_all)
+                item.finish(attempt.timeout())
+            time.sleep(LOOK_EVERY)
+
+    def _worn_out(self) -> bool:
+        return self._lost >= MOST_LOST
 
     def _next_undecoded(self) -> _Item:
         small, bulk = self._undecoded
         with self._condition:
             while True:
+                if self._worn_out():
+                    self._condition.wait()
+                    continue
                 if small:
                     return small.popleft()
                 if bulk and len(self._ready[1]) < AHEAD * _batch(bulk[0]):
@@ -161,20 +223,21 @@ class Scheduler:
 
     def _decoded(self, item: _Item, ready: bool) -> None:
         bulk = not item.request.small
-        with self._condition:
-            if bulk:
-                self._decoding_bulk -= 1
-            if ready:
-                self._ready[bulk].append(item)
-            self._condition.notify_all()
+        if bulk:
+            self._decoding_bulk -= 1
+        if ready:
+            self._ready[bulk].append(item)
+        self._condition.notify_all()
 
     # Forward passes ---------------------------------------------------------------------------
 
     def _forward_all(self) -> None:
         while True:
             with self._condition:
+                self._forwarding = False
                 while not (self._jobs or (batch := self._next_batch())):
                     self._condition.wait()
+                self._forwarding = True
                 job = self._jobs.popleft() if self._jobs else None
             if job is not None:
                 job()
@@ -188,7 +251,8 @@ class Scheduler:
         if first is None:
             return []
         size = _batch(first)
-        more_bulk_comes = bool(self._decoding_bulk or self._undecoded[1])
+        waiting = self._undecoded[1] and not self._worn_out()
+        more_bulk_comes = bool(self._decoding_bulk or waiting)
         if not small and len(bulk) < size and more_bulk_comes:
             return []
         model = first.request.model
@@ -221,6 +285,10 @@ class Scheduler:
             item.finish(result)
 
 
+def _start(work: Callable[[], None]) -> None:
+    threading.Thread(target=_or_die, args=(work,), daemon=True).start()
+
+
 def _or_die(work: Callable[[], None]) -> None:
     """Run a thread's work; should it fail in spite of everything, end the process.
 
@@ -229,7 +297,7 @@ def _or_die(work: Callable[[], None]) -> None:
     """
     try:
         work()
-    finally:
+    except BaseException:
         traceback.print_exc()
         os._exit(1)
 

@@ -13,6 +13,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
@@ -20,8 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visrec_db import errors, protocol
+from visrec_db import errors, limits, protocol
 from visrec_db.client import build
+
+MOST_LOG = 8 << 20
+"""Bytes of the log before it is emptied."""
 
 Frame = tuple[dict[str, Any], list[bytes]]
 
@@ -38,7 +42,15 @@ def main() -> None:
     with contextlib.suppress(OSError):  # when memory runs out, this one goes before PostgreSQL
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     Path(protocol.LOG).write_text("", encoding="utf-8")
+    limits.give_memory_back()
     asyncio.run(Server(postmaster, idle_seconds).serve())
+
+
+def _shorten_log() -> None:
+    """Empty a log that has grown long: libraries write to it what they think of each picture."""
+    status = os.fstat(sys.stderr.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size > MOST_LOG:
+        os.ftruncate(sys.stderr.fileno(), 0)
 
 
 def _detach(postmaster: int) -> None:
@@ -91,6 +103,10 @@ class Server:
                 await asyncio.wait_for(self._stop.wait(), 1.0)
             if not self._busy and time.monotonic() - self._used > self._idle_seconds:
                 break
+            if self._scheduler.ended():
+                await asyncio.sleep(0.2)  # what is answered goes out; the rest will be asked again
+                break
+            _shorten_log()
         listener.close()
         Path(protocol.SOCKET).unlink(missing_ok=True)
         os._exit(0)  # not waiting for threads in the middle of a forward pass
@@ -211,6 +227,7 @@ class Server:
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         policy = header["policy"]
+        limits = (policy["max_bytes"], policy["max_pixels"], policy["max_seconds"])
 
         def progress() -> None:
             loop.call_soon_threadsafe(changed.set)
@@ -218,7 +235,7 @@ class Server:
         request = scheduler.Request(
             model,
             sources,
-            images.Policy(tuple(policy["roots"]), policy["max_bytes"], policy["max_pixels"]),
+            images.Policy(tuple(policy["roots"]), *limits),
             header["bulk"],
             progress,
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from .test_dump import program
+from tests.servers import program
 
 NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 

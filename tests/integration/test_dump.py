@@ -1,19 +1,11 @@
 """pg_dump of an attached database, restored into a fresh one."""
 
-import os
-import subprocess
-from pathlib import Path
-
 import psycopg
 import pytest
 
+from tests.servers import client
+
 from .conftest import coverage, insert
-
-
-def program(name):
-    config = os.environ.get("PG_CONFIG", "pg_config")
-    directory = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=True)
-    return str(Path(directory.stdout.strip()) / name)
 
 
 @pytest.fixture
@@ -22,19 +14,11 @@ def restore(db, postgresql_noproc):
     opened = []
 
     def work(*options):
-        environment = os.environ | {"PGDATABASE": db.info.dbname}
-        dump = subprocess.run(
-            [program("pg_dump"), *options], env=environment, capture_output=True, check=True
-        )
+        dump = client("pg_dump", *options, database=db.info.dbname)
         db.execute("DROP DATABASE IF EXISTS restored")
         db.execute("CREATE DATABASE restored TEMPLATE template0")
-        subprocess.run(
-            [program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1"],
-            input=dump.stdout,
-            env=os.environ | {"PGDATABASE": "restored"},
-            capture_output=True,
-            check=True,
-        )
+        load = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1"]
+        client(*load, database="restored", text=dump)
         opened.append(
             psycopg.connect(
                 db.info.dsn, dbname="restored", password=db.info.password, autocommit=True

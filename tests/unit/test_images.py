@@ -29,6 +29,7 @@ CODES = {
     errors.ImageUnreadable: "unreadable",
     errors.ImageTooLarge: "too_large",
     errors.ImageBomb: "bomb",
+    errors.ImageTimeout: "timeout",
     errors.ImageTruncated: "truncated",
     errors.NotAnImage: "not_an_image",
 }
@@ -278,6 +279,85 @@ def test_a_file_that_grows_while_it_is_read_is_refused(
     refusal(errors.ImageTooLarge, "x.png", policy)
 
 
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    root: Path, policy: images.Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first reading gets half of the old file and half of the new one."""
+    old, new = (encoded(Image.new("RGB", (64, 64), shade), "BMP") for shade in (RED, WHITE))
+    (root / "x.bmp").write_bytes(old)
+    read_at_most = images._read_at_most
+    readings = []
+
+    def change(file: io.FileIO, limit: int) -> bytes:
+        readings.append(limit)
+        if len(readings) > 1:
+            return read_at_most(file, limit)
+        begin = read_at_most(file, len(old) // 2)
+        (root / "x.bmp").write_bytes(new)
+        return begin + read_at_most(file, limit)
+
+    monkeypatch.setattr(images, "_read_at_most", change)
+    assert colour(images.open_picture("x.bmp", policy)) == WHITE
+    assert len(readings) == 2
+
+
+@pytest.mark.parametrize("change", ["written", "cut short"])
+def test_a_file_that_keeps_changing_is_unreadable(
+    root: Path, policy: images.Policy, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    (root / "x.png").write_bytes(encoded(noise()))
+    read_at_most = images._read_at_most
+
+    def disturb(file: io.FileIO, limit: int) -> bytes:
+        if change == "cut short":
+            return read_at_most(file, limit)[:-1]
+        data = read_at_most(file, limit)
+        (root / "x.png").write_bytes(data)
+        os.utime(root / "x.png", ns=(time.time_ns(), time.time_ns()))
+        return data
+
+    monkeypatch.setattr(images, "_read_at_most", disturb)
+    assert "changes" in refusal(errors.ImageUnreadable, "x.png", policy).message
+
+
+def progressive_jpeg(width: int, height: int, scans: int) -> bytes:
+    """A grey JPEG of many scans that say of a whole picture, in a few bytes each: no change."""
+
+    def segment(kind: int, body: bytes) -> bytes:
+        return b"\xff" + bytes([kind]) + struct.pack(">H", len(body) + 2) + body
+
+    head = b"\xff\xd8" + segment(0xDB, b"\0" + bytes([1] * 64))
+    head += segment(0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0")
+    head += segment(0xC4, b"\x10" + bytes([1] + [0] * 15) + b"\xe0")  # one code: a run of blocks
+    runs = -(-(-(-width // 8) * -(-height // 8)) // 32767)
+    bits = ("0" + "1" * 14) * runs
+    bits += "1" * (-len(bits) % 8)
+    coded = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    return head + (segment(0xDA, b"\1\1\x10\1\x3f\0") + coded) * scans + b"\xff\xd9"
+
+
+def test_a_picture_that_takes_too_long_is_given_up() -> None:
+    few, many = (progressive_jpeg(4096, 4096, scans) for scans in (2, 50_000))
+    policy = images.Policy((), BYTES, 100_000_000, max_seconds=1)
+    assert images.open_picture(few, policy).size == (4096, 4096)
+    started = time.monotonic()
+    assert "max_image_seconds = 1" in refusal(errors.ImageTimeout, many, policy).message
+    assert time.monotonic() - started < 5
+    refusal(errors.ImageTimeout, many, images.Policy((), BYTES, 100_000_000, max_seconds=0))
+
+
+def test_whatever_a_decoder_raises_when_its_time_is_over_is_a_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(picture: Image.Image, smallest: int | None) -> Image.Image:
+        time.sleep(0.3)
+        raise SystemError("returned a result with an exception set")
+
+    monkeypatch.setattr(images.colours, "to_rgb", fail)
+    policy = images.Policy((), BYTES, PIXELS, max_seconds=0.2)
+    refusal(errors.ImageTimeout, encoded(noise()), policy)
+
+
 def png_of(width: int, height: int) -> bytes:
     """A PNG of a few bytes that claims a size; whoever decodes it finds no pixels."""
 
@@ -300,6 +380,17 @@ def test_a_bomb_is_refused_before_a_pixel_is_decoded(
     assert str(PIXELS) in refusal(errors.ImageBomb, png_of(*size)).message
 
 
+def test_a_decoder_that_stops_everything_gets_fewer_pixels() -> None:
+    stream = io.BytesIO()
+    Image.new("L", (60, 50)).save(stream, "JPEG2000")
+    with pytest.raises(errors.ImageBomb, match="allows for JPEG2000, 2999"):
+        images.open_picture(stream.getvalue(), images.Policy((), 1 << 20, 4 * 3000 - 1))
+    assert images.open_picture(stream.getvalue(), images.Policy((), 1 << 20, 4 * 3000)).size == (
+        60,
+        50,
+    )
+
+
 def test_a_bomb_inside_an_icon_is_one_too() -> None:
     inner = png_of(65_000, 65_000)
     icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inner), 22) + inner
@@ -311,10 +402,10 @@ def test_as_many_pixels_as_allowed_are_no_bomb() -> None:
 
 
 def test_memory_that_runs_out_fails_this_picture_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhaust(picture: Image.Image) -> Image.Image:
+    def exhaust(picture: Image.Image, smallest: int | None) -> Image.Image:
         raise MemoryError
 
-    monkeypatch.setattr(images, "_to_rgb", exhaust)
+    monkeypatch.setattr(images.colours, "to_rgb", exhaust)
     refusal(errors.ImageBomb, encoded(noise()))
 
 
@@ -355,10 +446,10 @@ def test_other_formats_stay_out(data: bytes) -> None:
 
 
 def test_what_a_decoder_raises_is_this_pictures_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(picture: Image.Image) -> Image.Image:
+    def fail(picture: Image.Image, smallest: int | None) -> Image.Image:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(images, "_to_rgb", fail)
+    monkeypatch.setattr(images.colours, "to_rgb", fail)
     assert "division by zero" in refusal(errors.NotAnImage, encoded(noise())).message
 
 
@@ -436,7 +527,7 @@ def test_orientation_that_cannot_be_read_leaves_the_picture_as_stored(
     def fail(picture: Image.Image) -> Image.Image:
         raise SyntaxError("not a TIFF file")
 
-    monkeypatch.setattr(images.ImageOps, "exif_transpose", fail)
+    monkeypatch.setattr(Image.Image, "getexif", fail)
     assert opened(encoded(noise(9, 5))).size == (9, 5)
 
 

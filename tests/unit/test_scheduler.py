@@ -57,9 +57,9 @@ def work():
 class Asked(scheduler.Request):
     """A request that can be waited for."""
 
-    def __init__(self, model, sources, bulk=False):
+    def __init__(self, model, sources, bulk=False, policy=POLICY):
         self.changed = threading.Condition()
-        super().__init__(model, sources, POLICY, bulk, self.wake)
+        super().__init__(model, sources, policy, bulk, self.wake)
 
     def wake(self):
         with self.changed:
@@ -188,6 +188,109 @@ def test_a_forward_pass_that_fails_fails_its_batch_alone(work, model, encoder):
     again = Asked(model, [picture(5)])
     work.submit(again)
     assert reds(again.wait()) == [5]
+
+
+# Pictures that take too long ----------------------------------------------------------------
+
+
+class Stuck:
+    """Stands in for ``images.open_picture``: what begins with "stuck" waits inside a decoder."""
+
+    def __init__(self, monkeypatch):
+        self.let_go = threading.Event()
+        self.inside = 0
+        self.open_picture = images.open_picture
+        monkeypatch.setattr(images, "open_picture", self)
+        monkeypatch.setattr(scheduler, "GRACE", 0.05)
+        monkeypatch.setattr(scheduler, "LOOK_EVERY", 0.01)
+
+    def __call__(self, source, policy, smallest, attempt):
+        if source.startswith(b"stuck"):
+            self.inside += 1
+            assert self.let_go.wait(10)
+            self.inside -= 1
+            source = source.removeprefix(b"stuck")
+        return self.open_picture(source, policy, smallest, attempt)
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    stuck = Stuck(monkeypatch)
+    yield stuck
+    stuck.let_go.set()
+
+
+SOON = images.Policy(roots=(), max_bytes=1 << 20, max_pixels=1 << 20, max_seconds=0.1)
+
+
+def test_a_picture_that_is_stuck_times_out_and_the_others_go_on(work, model, encoder, stuck):
+    threads = threading.active_count()
+    asked = Asked(model, [b"stuck" + picture(1), b"stuck" + picture(2), picture(3)], policy=SOON)
+    work.submit(asked)
+    results = asked.wait()
+    assert [type(result) for result in results[:2]] == [errors.ImageTimeout] * 2
+    assert "0.1" in results[0].message
+    assert reds(results[2:]) == [3]
+    assert stuck.inside == 2
+    stuck.let_go.set()
+    until(lambda: threading.active_count() == threads)
+    after = Asked(model, [picture(9)], policy=SOON)
+    work.submit(after)
+    assert reds(after.wait()) == [9]
+    assert encoder.batches == [[3], [9]], "a late picture went into a forward pass"
+    assert isinstance(results[0], errors.ImageTimeout)
+
+
+def test_a_picture_that_ends_as_it_is_given_up_has_one_result(work, model, monkeypatch):
+    def around_the_end(source, policy, smallest, attempt):
+        time.sleep(delays.pop())
+        return open_picture(source, policy, smallest, attempt)
+
+    open_picture = images.open_picture
+    delays = [0.02 + 0.0002 * number for number in range(200)]
+    monkeypatch.setattr(images, "open_picture", around_the_end)
+    monkeypatch.setattr(scheduler, "GRACE", 0.0)
+    monkeypatch.setattr(scheduler, "LOOK_EVERY", 0.001)
+    policy = images.Policy(roots=(), max_bytes=99, max_pixels=99, max_seconds=0.04)
+    work = scheduler.Scheduler(decoders=4)
+    asked = Asked(model, [picture(1)] * 200, policy=policy)
+    finished = []
+    for item in asked.items:
+        item.finish = lambda result, item=item: (
+            finished.append(item.place),
+            scheduler._Item.finish(item, result),
+        )
+    work.submit(asked)
+    results = asked.wait()
+    kinds = {type(result) for result in results}
+    assert kinds == {str, errors.ImageTimeout}
+    until(lambda: work._lost == 0)
+    assert sorted(finished) == list(range(200))
+
+
+def test_too_many_stuck_threads_wear_it_out(work, model, stuck):
+    waits = Asked(model, [b"stuck" + picture(1)] * 4 + [picture(2)] * 50, True, policy=SOON)
+    work.submit(waits)
+    waits.wait(4)
+    until(work.ended)
+    late = Asked(model, [picture(3)], policy=SOON)
+    work.submit(late)
+    time.sleep(0.1)
+    assert late.results == [None]
+    stuck.let_go.set()  # what was stuck comes back: it is as good as new
+    assert reds(late.wait()) == [3]
+    assert not work.ended()
+    assert sum(isinstance(result, str) for result in waits.wait()) == 50
+
+
+def test_loading_a_model_is_not_a_pictures_time(work, encoder, stuck):
+    def load(directory, _fingerprint):
+        time.sleep(0.4)
+        return encoder
+
+    asked = Asked(scheduler.Model("somewhere", load=load), [picture(1)], policy=SOON)
+    work.submit(asked)
+    assert reds(asked.wait()) == [1]
 
 
 def until(condition):

@@ -43,6 +43,7 @@ def settings():
         "image_roots": "/nonexistent",
         "max_image_bytes": "1000000",
         "max_image_pixels": "1000000",
+        "max_image_seconds": "20",
         "encoder_idle_seconds": "60",
     }
 
@@ -232,6 +233,71 @@ def test_a_process_that_cannot_start_says_why(data_directory, settings, monkeypa
     monkeypatch.setattr(client, "PYTHON", str(tmp_path / "none"))
     with pytest.raises(errors.EncoderUnavailable, match="there is no"):
         client.connect(nothing, "60")
+
+
+def changed_by(directory, statements):
+    """A Python for the encoder process in which these statements run before the server."""
+    python = directory / "python"
+    python.write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        "script, sys.argv = sys.argv[3], ['-c', *sys.argv[4:]]\n"
+        f"exec(script.replace('server.main()', {statements!r} + '; server.main()'))\n"
+    )
+    python.chmod(0o755)
+    return str(python)
+
+
+def give_up_after(seconds):
+    """A checkpoint that fails the test instead of letting it hang."""
+    deadline = time.monotonic() + seconds
+
+    def checkpoint():
+        assert time.monotonic() < deadline
+
+    return checkpoint
+
+
+STUCK = (
+    "import time; from visrec_db import images, limits; open_picture = images.open_picture;"
+    " images.open_picture = lambda *given: open_picture(*given)"
+    " if given[0].startswith(b'P6') else time.sleep(600)"
+)
+
+
+def test_worn_out_by_stuck_decoders_it_answers_and_another_goes_on(
+    data_directory, settings, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(client, "PYTHON", changed_by(tmp_path, STUCK))
+    settings["max_image_seconds"] = "1"
+    shared = client.Shared(PIXELS, settings, give_up_after(30), bulk=True)
+    sources = [b"stuck"] * 4 + [picture(red) for red in range(20)]
+    first, results = None, []
+    for some in shared.embed_images(sources):
+        first = first or pid()
+        results += some
+    assert [type(result) for result in results] == [errors.ImageTimeout] * 4 + [str] * 20
+    assert pid() != first
+    until(lambda: not running(first))
+
+
+NOISY = (
+    "import os; from visrec_db import images; open_picture = images.open_picture;"
+    " server.MOST_LOG = 10_000; flaw = b'a flaw\\n' * 1000;"
+    " images.open_picture = lambda *given: os.write(2, flaw) and open_picture(*given)"
+)
+
+
+def test_its_log_does_not_grow_without_end(data_directory, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "PYTHON", changed_by(tmp_path, NOISY))
+    shared = client.Shared(PIXELS, settings, nothing, bulk=False)
+    embed(shared, [picture(1)])
+    log = Path(protocol.LOG)
+    assert log.stat().st_size >= 7_000
+    embed(shared, [picture(1)] * 10)
+    until(lambda: log.stat().st_size == 0)
+    embed(shared, [picture(1)])
+    assert log.read_bytes() == b"a flaw\n" * 1000
 
 
 @pytest.fixture
