@@ -11,7 +11,7 @@ from functools import partial
 import psycopg
 
 from tests.soak import accounts
-from tests.soak.cluster import Cluster, Connection, encoder_pid, gone, kill, number
+from tests.soak.cluster import Cluster, Connection, encoder_pid, gone, kill, lost, number
 from tests.soak.ledger import Writer
 from tests.soak.material import Pictures
 from tests.soak.report import Line
@@ -56,23 +56,24 @@ class Killing:
             threads.start(partial(self._write, writer, connection, threads))
         threads.start(partial(self._backfill, connections[-1], threads))
         time.sleep(self._rng.uniform(0.3, longest))
-        lost = self._kill(victim, self._rng.choice(connections))
+        postmaster = self._cluster.postmaster()
+        wrong = self._kill(victim, postmaster, self._rng.choice(connections))
         if victim == ENCODER:
             time.sleep(1)
         left = threads.join()
         if left:
-            lost.append(f"{left} statements did not end")
+            wrong.append(f"{left} statements did not end")
         if victim in (POSTMASTER, WAITING):
-            self._cluster.restart()
+            self._cluster.restart(postmaster)
         self._cluster.wait()
-        lost += [f"an unexpected error: {error!r}" for error in threads.raised]
+        wrong += [f"an unexpected error: {error!r}" for error in threads.raised]
         for connection in connections:
             connection.close()
         line = self.lines[victim]
         line.tried += 1
-        wrong = self._look()
-        if lost or wrong:
-            line.lost.append("; ".join([*lost, *wrong][:3]))
+        wrong += self._look()
+        if wrong:
+            line.lost.append("; ".join(wrong[:3]))
 
     def _write(self, writer: Writer, connection: Connection, threads: Threads) -> None:
         while not threads.stop.is_set() and writer.write(connection):
@@ -82,8 +83,8 @@ class Killing:
         while not threads.stop.is_set():
             try:
                 accounts.backfill(connection, "archive", 8)
-            except psycopg.OperationalError:
-                if not connection.closed:
+            except psycopg.Error:
+                if not lost(connection):
                     raise
                 return
             time.sleep(0.2)
@@ -99,12 +100,11 @@ class Killing:
             )
         self._archived += ARCHIVED
 
-    def _kill(self, victim: str, connection: Connection) -> list[str]:
+    def _kill(self, victim: str, postmaster: int, connection: Connection) -> list[str]:
         """What did not go as it should."""
         with self._cluster.connect() as other:
             encoder = encoder_pid(other)
         if victim in (POSTMASTER, WAITING):
-            postmaster = self._cluster.postmaster()
             if victim == WAITING and encoder > 0:
                 os.kill(encoder, signal.SIGSTOP)
                 time.sleep(0.5)

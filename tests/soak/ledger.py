@@ -6,10 +6,9 @@ import random
 from collections.abc import Callable, Sequence
 
 import psycopg
-from psycopg import OperationalError
 from psycopg.sql import SQL, Identifier
 
-from tests.soak.cluster import Connection
+from tests.soak.cluster import Connection, lost
 
 Rows = dict[int, str | None]
 """Image paths by key."""
@@ -54,8 +53,8 @@ class Writer:
                     return True
                 self.unsure = after
                 connection.execute("COMMIT")
-        except (OperationalError, psycopg.InterfaceError):
-            if not connection.closed:
+        except psycopg.Error:
+            if not lost(connection):
                 raise
             return False
         self.rows, self.unsure = after, None

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 
 from tests.soak.cluster import Cluster, Connection, encoder_pid
+from tests.soak.fuzz import mutants
 from tests.soak.material import Pictures
-from tests.soak.mutants import mutants
 from tests.soak.report import Line
 
 COUNT = 2000
