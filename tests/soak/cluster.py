@@ -95,13 +95,15 @@ class Cluster:
 
 
 def lost(connection: Connection) -> bool:
-    """Whether the connection is gone; else its transaction is rolled back.
+    """Whether the connection is gone, or ends within a second; else its transaction is undone.
 
-    A statement that was waiting when the server died may fail before its session ends.
+    When the server dies, a statement may fail before its session ends.
     """
     try:
-        connection.rollback()
-        connection.execute("SELECT")
+        for _ in range(5):
+            connection.rollback()
+            connection.execute("SELECT")
+            time.sleep(0.2)
     except psycopg.Error:
         return True
     return False
