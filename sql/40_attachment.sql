@@ -136,7 +136,7 @@ COMMENT ON FUNCTION visrec._depends_on_extension(regclass, oid) IS
 CREATE FUNCTION visrec._table_functions(schema text, table_name text) RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure
-    FROM unnest(ARRAY['similar_', 'visrec_embed_']) AS prefix
+    FROM unnest(ARRAY['similar_', 'visrec_embed_', 'visrec_backfill_']) AS prefix
     JOIN pg_proc AS p ON p.proname = visrec._function_name(prefix, table_name)
     JOIN pg_namespace AS n ON n.oid = p.pronamespace
     WHERE n.nspname = schema AND visrec._depends_on_extension('pg_proc', p.oid)

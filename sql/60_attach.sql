@@ -208,6 +208,7 @@ BEGIN
     INTO config FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;
 
     PERFORM visrec._make_triggers(relation, config);
+    PERFORM visrec._make_backfill(relation, config);
     PERFORM visrec._make_similar(relation, config);
     PERFORM visrec._make_index(relation, config, used.dimension);
     -- What was made under the table's name before a rename, unless another table took that name over.

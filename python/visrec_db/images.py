@@ -41,7 +41,7 @@ TURNS = {
 """What undoes each EXIF orientation."""
 
 UNSTOPPABLE = {"JPEG2000": 4}
-"""Beside these decoders nothing else in the process runs: so many times fewer pixels are allowed."""
+"""Beside these decoders nothing else in the process runs: so many times fewer pixels may be."""
 
 COPIES = {"AVIF": 2, "JPEG2000": 4, "WEBP": 4}
 """What these formats' decoders hold at once, as a multiple of the decoded picture."""

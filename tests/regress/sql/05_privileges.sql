@@ -94,6 +94,24 @@ CREATE TRIGGER spy AFTER UPDATE ON shop.lists FOR EACH ROW EXECUTE FUNCTION shop
 RESET ROLE;
 INSERT INTO shop.lists VALUES (2, public.picture('e01010'));
 SELECT * FROM shop.seen;
+-- So it does when a superuser backfills or retries, and a function that the owner changed is not called.
+ALTER TABLE shop.lists DISABLE TRIGGER visrec_insert;
+INSERT INTO shop.lists VALUES (3, public.picture('e01010')), (4, 'a');
+ALTER TABLE shop.lists ENABLE TRIGGER visrec_insert;
+CALL visrec.backfill('shop.lists');
+ALTER TABLE shop.lists DISABLE TRIGGER visrec_update_row;
+UPDATE shop.lists SET image = public.picture('e01010') WHERE id = 4;
+TRUNCATE shop.seen;
+SELECT visrec.retry('shop.lists');
+SELECT * FROM shop.seen;
+SELECT state, rows FROM visrec.coverage('shop.lists') WHERE rows > 0;
+SET ROLE regress_visrec_owner;
+ALTER FUNCTION shop.visrec_backfill_lists(text, jsonb) SECURITY INVOKER;
+RESET ROLE;
+CALL visrec.backfill('shop.lists');
+SELECT visrec.retry('shop.lists');
+SELECT visrec.attach('shop.lists', image_column => 'image', model => 'pixels');
+CALL visrec.backfill('shop.lists');
 
 DROP SCHEMA shop CASCADE;
 DROP TABLE bait;
