@@ -13,7 +13,7 @@ from tests.soak.material import Pictures
 from tests.soak.report import Line
 from tests.soak.threads import Threads
 
-FILES, VERSIONS, SESSIONS, CHANGERS = 12, 4, 6, 3
+FILES, VERSIONS, SESSIONS, CHANGERS = 12, 3, 6, 3
 
 CODES = ["missing", "truncated", "not_an_image", "unreadable"]
 """What may become of a row whose file is being changed."""

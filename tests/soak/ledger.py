@@ -147,7 +147,7 @@ class Writer:
             for number in found.keys() | expected.keys()
             if found.get(number, "no row") != expected.get(number, "no row")
         )
-        also = "" if unsure is None else ", its last transaction half there"
+        also = "" if unsure is None else ", nor is the last transaction there as a whole"
         return [
             f"row {number}: {found.get(number, 'no row')} instead of"
             f" {expected.get(number, 'no row')}{also}"
