@@ -20,9 +20,11 @@ TESTS =
 # For the demo: a directory of pictures instead of drawn ones; a model instead of CLIP.
 IMAGES =
 MODEL =
-# Pictures that `make bench` embeds, instead of 1000; how long `make soak` takes, instead of 15.
+# Pictures that `make bench` embeds, instead of 1000.
 N =
+# How long `make soak` takes, instead of 15; another seed than 1.
 MINUTES =
+SEED =
 # How to become root; empty when VISREC_* and PG_CONFIG lie in places of one's own.
 AS_ROOT = scripts/as-root.sh
 

@@ -13,6 +13,7 @@ shift
 export VISREC_SOAK_CLUSTER=soak-$$
 stop() {
     trap '' INT TERM            # make passes on a signal that was meant for all: only the first counts
+    { grep -o "/[^ ]*/$VISREC_SOAK_CLUSTER/[^ ]*" /proc/mounts || true; } | xargs -r umount -l
     scripts/cluster.sh stop "$VISREC_SOAK_CLUSTER" --remove
 }
 trap stop EXIT

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+import traceback
 
 from tests.soak import churn, crashes, files, full_disk, material, mutated, report
 from tests.soak.cluster import Cluster
@@ -17,7 +18,7 @@ PARTS = [
     ("a full disk", full_disk.run, 0.05),
     ("damaged pictures", mutated.run, 0.15),
 ]
-"""What there is to try, and its share of the time."""
+"""What there is to try, and its share of the time. Each makes tables of its own."""
 
 
 def main() -> int:
@@ -37,9 +38,13 @@ def main() -> int:
     for name, run, share in parts:
         seconds = 60 * options.minutes * share / sum(other for _, _, other in parts)
         say(f"{name}: {seconds:.0f} s")
-        with cluster.connect() as connection:
-            material.prepare(connection, pictures)
-        lines += run(cluster, pictures, seconds, options.seed)
+        try:
+            with cluster.connect() as connection:
+                material.prepare(connection, pictures)
+            lines += run(cluster, pictures, seconds, options.seed)
+        except Exception as error:
+            traceback.print_exc()
+            lines.append(report.Line(name, lost=[f"did not come to its end: {error!r}"]))
     say(f"seed {options.seed}: done\n")
     print(report.as_table(lines))
     if lost := report.losses(lines):

@@ -108,9 +108,11 @@ class Killing:
             if victim == WAITING and encoder > 0:
                 os.kill(encoder, signal.SIGSTOP)
                 time.sleep(0.5)
-            kill(postmaster)
-            if victim == WAITING and encoder > 0:
-                os.kill(encoder, signal.SIGCONT)
+            try:
+                kill(postmaster)
+            finally:
+                if victim == WAITING and encoder > 0:
+                    os.kill(encoder, signal.SIGCONT)
             if encoder > 0 and not gone(encoder):
                 return ["the encoder process outlived its server by 10 s"]
         elif victim == BACKEND:
