@@ -22,6 +22,9 @@ IMAGES =
 MODEL =
 # Pictures that `make bench` embeds, instead of 1000.
 N =
+# How long `make soak` takes, instead of 15; another seed than 1.
+MINUTES =
+SEED =
 # How to become root; empty when VISREC_* and PG_CONFIG lie in places of one's own.
 AS_ROOT = scripts/as-root.sh
 
@@ -97,7 +100,7 @@ uninstall-home:
 
 # What people use -----------------------------------------------------------------------
 
-.PHONY: help deps venv test test-slow demo demo-stop bench lint format FORCE
+.PHONY: help deps venv test test-slow soak demo demo-stop bench lint format FORCE
 
 help: ## this list
 	@echo 'make; make install; make installcheck; make uninstall; make clean: as with any PGXS extension'
@@ -115,6 +118,9 @@ test: dev-venv installed ## run all tests but the slow ones; TESTS=tests/unit ru
 
 test-slow: dev-venv installed ## run the slow tests
 	@scripts/test.sh -m slow
+
+soak: installed ## kill, crowd and fill a server for a quarter of an hour; MINUTES=3 for less
+	@scripts/soak.sh '$(VISREC_HOME)/venv/bin/python' $(if $(MINUTES),--minutes '$(MINUTES)') $(if $(SEED),--seed '$(SEED)')
 
 demo: installed ## show it at work, on drawn pictures or those in IMAGES=DIRECTORY
 	@scripts/cluster.sh start demo

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -188,7 +188,7 @@ def wrong_length(chance: random.Random, data: bytes, others: list[bytes]) -> byt
     place = chance.choice((chance.randrange(len(data)), chance.randrange(min(len(data), 200))))
     number = chance.choice((0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x80000000))
     width = chance.choice((2, 4))
-    order = "big" if chance.random() < 0.5 else "little"
+    order: Literal["big", "little"] = "big" if chance.random() < 0.5 else "little"
     packed = (number & ((1 << 8 * width) - 1)).to_bytes(width, order)
     return data[:place] + packed + data[place + width :]
 
