@@ -156,7 +156,7 @@ def connect(checkpoint: Checkpoint, idle_seconds: str) -> Connection:
         _connection.close()
         _connection = None
     if _connection is None:
-        sock = _open()
+        sock = open_socket()
         if sock is None:
             sock = _start(checkpoint, idle_seconds)
         _connection = Connection(sock, checkpoint)
@@ -166,11 +166,11 @@ def connect(checkpoint: Checkpoint, idle_seconds: str) -> Connection:
 
 def running(checkpoint: Checkpoint) -> Connection | None:
     """A connection to the encoder if one runs; none is started."""
-    sock = _open()
-    return None if sock is None else Connection(sock, checkpoint)
+    return None if (sock := open_socket()) is None else Connection(sock, checkpoint)
 
 
-def _open() -> socket.socket | None:
+def open_socket() -> socket.socket | None:
+    """A connection to the encoder, whichever runs; None where none listens."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(protocol.SOCKET)
@@ -196,12 +196,12 @@ def _start(checkpoint: Checkpoint, idle_seconds: str) -> socket.socket:
     try:
         while True:
             checkpoint()
-            sock = _open()
+            sock = open_socket()
             if sock is not None:
                 return sock
             if started is None and _locked(lock):
                 # Looked again with the lock in hand: the one before us may have started it.
-                sock = _open()
+                sock = open_socket()
                 if sock is not None:
                     return sock
                 started = _spawn(idle_seconds)

@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from visrec_db import errors, limits, protocol
-from visrec_db.client import build
+from visrec_db.client import build, open_socket
 
 MOST_LOG = 8 << 20
 """Bytes of the log before it is emptied."""
+
+WAIT_FOR_ANOTHER = 15.0
+"""Seconds that a process which is about to end may take for it."""
 
 Frame = tuple[dict[str, Any], list[bytes]]
 
@@ -34,16 +37,36 @@ def main() -> None:
     """``python -c … POSTMASTER_PID IDLE_SECONDS`` in the data directory."""
     postmaster, idle_seconds = int(sys.argv[1]), float(sys.argv[2])
     _detach(postmaster)
-    lock = os.open(protocol.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return  # another one runs
+    if not _alone():
+        return
     with contextlib.suppress(OSError):  # when memory runs out, this one goes before PostgreSQL
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     Path(protocol.LOG).write_text("", encoding="utf-8")
     limits.give_memory_back()
     asyncio.run(Server(postmaster, idle_seconds).serve())
+
+
+def _alone() -> bool:
+    """Hold the lock for the rest of this process; False where another one runs.
+
+    One that holds it and answers nobody is about to end, as after a crash of the postmaster: it
+    is waited for, since those who started this process wait for this one.
+    """
+    lock = os.open(protocol.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    until = time.monotonic() + WAIT_FOR_ANOTHER
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = open_socket()
+            if other is not None:
+                other.close()
+                return False
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _shorten_log() -> None:

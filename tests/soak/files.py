@@ -68,7 +68,7 @@ class Changing:
 def run(cluster: Cluster, pictures: Pictures, seconds: float, seed: int) -> list[Line]:
     """Rows of changing files; when the files are whole, all rows get vectors."""
     rows = Line("rows whose files change: a version's vector, or a failure")
-    healed = Line("the same, retried when the files are whole: a version's vector")
+    healed = Line("those that failed, retried when the files are whole")
     changing = Changing(pictures.root / "changing", pictures)
     names = [str(path.relative_to(pictures.root)) for path in changing.paths]
     with cluster.connect() as connection:

@@ -13,7 +13,7 @@ from tests.soak.cluster import Cluster, Connection
 from tests.soak.material import Pictures
 from tests.soak.report import Line
 
-WHAT = "rows whose files a full disk cut short: failed, and embedded when there was room"
+WHAT = "rows whose files a full disk cut short, then retried"
 
 
 @contextmanager

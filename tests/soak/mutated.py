@@ -22,9 +22,7 @@ GROWTH = 200 << 20
 def run(cluster: Cluster, pictures: Pictures, seconds: float, seed: int) -> list[Line]:
     """All of them, or as many as there is time for."""
     rows = Line("damaged pictures: embedded, or failed for a reason")
-    process = Line(
-        "the encoder process, after each statement of damaged pictures: the same, no larger"
-    )
+    process = Line("the encoder process meanwhile: the same, no larger")
     rng = random.Random(f"{seed}/mutated")
     until = time.monotonic() + seconds
     with cluster.connect() as connection:
@@ -50,9 +48,7 @@ def run(cluster: Cluster, pictures: Pictures, seconds: float, seed: int) -> list
                     f"{size >> 20} MB after {rows.tried}, {settled >> 20} MB before"
                 )
                 settled = size
-        process.note = (
-            f"{settled >> 20} MB after the first tenth, {resident(pid) >> 20} MB at the end"
-        )
+        process.note = f"{settled >> 20} MB after a tenth, {resident(pid) >> 20} MB at the end"
         rows.lost += unaccounted(connection)
     return [rows, process]
 

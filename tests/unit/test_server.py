@@ -223,6 +223,22 @@ def test_many_first_calls_start_one(data_directory):
     assert len({caller.communicate()[0] for caller in callers}) == 1
 
 
+def test_one_that_is_about_to_end_is_waited_for(shared, data_directory):
+    """As after a crash of the postmaster: the encoder of before holds the lock, and is deaf."""
+    ending = (
+        "import fcntl, os, sys, time; lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT);"
+        " fcntl.flock(lock, fcntl.LOCK_EX); print(flush=True); time.sleep(1.5)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", ending, protocol.LOCK], stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        started = time.monotonic()
+        [result] = embed(shared, [picture(1)])
+        assert isinstance(result, str)
+        assert time.monotonic() - started < 5
+
+
 def test_a_process_that_cannot_start_says_why(data_directory, settings, monkeypatch, tmp_path):
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'no such library' >&2\nexit 3\n")
