@@ -210,10 +210,10 @@ BEGIN
     EXECUTE visrec._fill('SELECT count(*) FROM (SELECT FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND t.@label@ '
         'IS NOT NULL GROUP BY t.@label@ HAVING count(*) = 1) AS s', names) INTO alone;
     IF alone > 0 THEN
-        RAISE NOTICE '% rows are left out: no other row with a vector has their %', alone, label_column;
+        RAISE NOTICE '% rows are left out: no other row with a vector has their value of "%"', alone, label_column;
     ELSIF NOT FOUND THEN
         RAISE NOTICE USING
-            MESSAGE = format('table "%s" has no row with a vector and a %s', relation, label_column),
+            MESSAGE = format('table "%s" has no row with a vector and a value of "%s"', relation, label_column),
             HINT = format('SELECT * FROM visrec.coverage(%L);', relation);
     END IF;
 END

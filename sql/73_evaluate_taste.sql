@@ -28,8 +28,17 @@ DECLARE
     who pg_attribute := visrec._evaluated_column(events, user_column, 3);
     item pg_attribute := visrec._evaluated_column(events, item_column, 3);
     at pg_attribute := visrec._evaluated_column(events, at_column, 1);
+    names jsonb := (SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n);
 BEGIN
-    RETURN (SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n) || jsonb_build_object(
+    BEGIN
+        EXECUTE format('SELECT NULL::%s::%s', format_type(item.atttypid, -1), names ->> 'key_type');
+    EXCEPTION WHEN cannot_coerce THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" of table "%s" holds no keys of table "%s"', item_column, events, relation),
+            DETAIL = format('It is of type %s, the key of type %s.', format_type(item.atttypid, item.atttypmod),
+                names ->> 'key_type');
+    END;
+    RETURN names || jsonb_build_object(
         'recommend', visrec._made_function(relation, config, 'recommend_'),
         'events', events::text, 'draw', visrec._draw('h.who'),
         'user', format('e.%I', who.attname), 'item', format('e.%I', item.attname), 'at', format('e.%I', at.attname),
@@ -111,6 +120,7 @@ COMMENT ON FUNCTION visrec.evaluate_taste(regclass, regclass, name, name, name, 
     'items without a vector and events with a NULL do not count; items of one time are in the order of their keys. One '
     'line for each strategy and k: the mean over users of the measures of visrec.evaluate, R being the items held out. '
     'sample takes that many users, the first by the SHA-256 of user_column as text; NULL takes all. Users with fewer '
-    'than 2 items are left out, with a NOTICE. Errors: invalid_parameter_value for k or sample below 1, holdout not between 0 and 1, '
-    'or an unknown strategy; undefined_column; feature_not_supported for a column that is not compared; '
+    'than 2 items are left out, with a NOTICE. Errors: invalid_parameter_value for k or sample below 1, holdout not '
+    'between 0 and 1, or an unknown strategy; undefined_column; feature_not_supported for a column that is not compared; '
+    'datatype_mismatch where item_column cannot be cast to the key''s type; '
     'object_not_in_prerequisite_state where the table is not attached, or has vectors of another model.';
