@@ -113,7 +113,7 @@ def test_recall_of_an_index_that_misses_rows(posts):
     assert queries == rows
     assert share == pytest.approx(np.mean(shares), abs=1e-9)
     assert worst == min(shares)
-    assert 0.05 < share < 0.95
+    assert worst < share < 0.999  # it does miss some
     assert 0 < by_index < exact
     sampled = posts.execute(recall, (50,)).fetchone()[:3]
     assert sampled[0] == 50
