@@ -1,4 +1,4 @@
-"""How good the searches are, by visrec and by others: trec_eval's measures, and numpy's distances."""
+"""How good the searches are, by visrec and by others: trec_eval's measures, numpy's distances."""
 
 import math
 
@@ -59,7 +59,8 @@ def by_trec_eval(relevant, ranked, ks):
 
 
 def mean(measured, queries, k):
-    return [math.fsum(column) / len(column) for column in zip(*(measured[q, k] for q in queries))]
+    values = [measured[query, k] for query in queries]
+    return [math.fsum(column) / len(column) for column in zip(*values, strict=True)]
 
 
 def test_evaluate_is_what_trec_eval_says(posts):
@@ -107,7 +108,9 @@ def test_recall_of_an_index_that_misses_rows(posts):
         "SELECT array_agg(s.id - 1) FROM posts AS p, similar_posts(p.id, 5) AS s"
         " GROUP BY p.id ORDER BY p.id"
     ).fetchall()
-    shares = [len({*ids} & {*right[:5].tolist()}) / 5 for (ids,), right in zip(found, order)]
+    shares = [
+        len({*ids} & {*right[:5].tolist()}) / 5 for (ids,), right in zip(found, order, strict=True)
+    ]
     recall = "SELECT queries, recall, worst, index_ms, exact_ms FROM visrec.recall('posts', 5, %s)"
     [(queries, share, worst, by_index, exact)] = posts.execute(recall, (None,)).fetchall()
     assert queries == rows
