@@ -131,7 +131,7 @@ def test_directories_that_hold_no_model(db, images):
 @pytest.mark.data
 @pytest.mark.slow
 def test_precision_of_mobilenet(db, test_data, shared):
-    """Precision@5 by category over all photographs, from similar_posts itself."""
+    """Precision@5 by category over all photographs: similar_posts, visrec.evaluate, and numpy."""
     shutil.copytree(test_data / "clothing", shared / "clothing", dirs_exist_ok=True)
     shutil.copytree(test_data / "mobilenet_v2", shared / "models" / "mobilenet_v2")
     paths = sorted(
@@ -149,6 +149,23 @@ def test_precision_of_mobilenet(db, test_data, shared):
     ).fetchall()
     print(f"precision@5 of mobilenet_v2 over {len(paths)} photographs: {precision:.4f}")
     assert precision >= 0.74
+    [evaluated] = db.execute(
+        "SELECT queries, \"precision\" FROM visrec.evaluate('posts', 'category', '{5}')"
+        " WHERE category IS NULL"
+    ).fetchall()
+    assert evaluated == (len(paths), pytest.approx(precision, abs=1e-12))
+    stored = db.execute("SELECT category, content_vector::real[] FROM posts").fetchall()
+    categories = np.array([category for category, _ in stored])
+    vectors = np.array([vector for _, vector in stored])
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -2)
+    best = np.argsort(-cosines, axis=1)[:, :5]
+    exact = (categories[best] == categories[:, None]).mean()
+    print(f"numpy, exact: {exact:.4f}")
+    assert evaluated[1] == pytest.approx(exact, abs=5e-4)
+    [recall] = db.execute("SELECT queries, recall, worst FROM visrec.recall('posts')").fetchall()
+    print(f"recall of 10 by the index: {recall}")
+    assert recall[1] >= 0.95
 
 
 def test_selftest(clip, shared, served_clip):
