@@ -137,7 +137,8 @@ CREATE FUNCTION visrec._table_functions(schema text, table_name text) RETURNS SE
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure
     FROM (VALUES ('visrec_embed_', ''), ('visrec_nearest_', ''), ('similar_', ''), ('search_', ''),
-        ('search_', '_by_image'), ('recommend_', ''), ('recommend_', '_for')) AS f (prefix, suffix)
+        ('search_', '_by_image'), ('recommend_', ''), ('recommend_', '_weighted'),
+        ('recommend_', '_for')) AS f (prefix, suffix)
     JOIN pg_proc AS p ON p.proname = visrec._function_name(f.prefix, table_name, f.suffix)
     JOIN pg_namespace AS n ON n.oid = p.pronamespace
     WHERE n.nspname = schema AND visrec._depends_on_extension('pg_proc', p.oid)

@@ -132,6 +132,16 @@ END
 $$;
 COMMENT ON FUNCTION visrec._check_recommend(anyarray, text, double precision) IS 'An error for arguments that make no taste.';
 
+CREATE FUNCTION visrec._no_taste(relation regclass, liked integer) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE no_data_found USING
+        MESSAGE = format('none of the %s liked posts has a vector', liked),
+        HINT = format('SELECT * FROM visrec.coverage(%L);', relation);
+END
+$$;
+COMMENT ON FUNCTION visrec._no_taste(regclass, integer) IS 'An error: there is nothing to make a taste of.';
+
 CREATE FUNCTION visrec._recommend(relation regclass, liked text[], liked_weights double precision[], disliked text[],
     disliked_weights double precision[], seen text[], k integer, strategy text, filter jsonb,
     max_distance double precision, diversity double precision, toward text)
@@ -152,9 +162,7 @@ BEGIN
     SELECT * INTO likes FROM visrec._inputs(relation, config, liked, liked_weights, 'liked');
     SELECT * INTO dislikes FROM visrec._inputs(relation, config, disliked, disliked_weights, 'disliked');
     IF likes.vectors IS NULL THEN
-        RAISE no_data_found USING
-            MESSAGE = format('none of the %s liked posts has a vector', cardinality(liked)),
-            HINT = format('SELECT * FROM visrec.coverage(%L);', relation);
+        PERFORM visrec._no_taste(relation, cardinality(liked));
     END IF;
     excluded := liked || disliked || seen;
     IF strategy = 'best_score' THEN
@@ -263,12 +271,96 @@ COMMENT ON FUNCTION visrec._diversify(vector[], double precision[], integer, dou
     'Places of k of the candidates by maximal marginal relevance (Carbonell and Goldstein 1998): next is always the one '
     'with the greatest (1 − diversity) · score − diversity · greatest cosine with those already taken.';
 
-CREATE FUNCTION visrec._make_recommend(relation regclass, config jsonb) RETURNS regprocedure
+CREATE FUNCTION visrec.taste(relation regclass, liked anyarray, disliked anyarray,
+    strategy text DEFAULT 'mean', toward text DEFAULT NULL, liked_weights double precision[] DEFAULT NULL,
+    disliked_weights double precision[] DEFAULT NULL) RETURNS vector
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    likes record;
+    dislikes record;
+BEGIN
+    PERFORM visrec._check_recommend(liked, strategy, 0);
+    IF strategy = 'best_score' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'best_score compares with each liked post: there is no one vector for it',
+            HINT = 'Strategies with one: mean, session.';
+    END IF;
+    SELECT * INTO likes FROM visrec._inputs(relation, config, liked::text[], liked_weights, 'liked');
+    SELECT * INTO dislikes
+    FROM visrec._inputs(relation, config, coalesce(disliked::text[], '{}'), disliked_weights, 'disliked');
+    IF likes.vectors IS NULL THEN
+        PERFORM visrec._no_taste(relation, cardinality(liked));
+    END IF;
+    RETURN visrec._taste(relation, config, likes.vectors, likes.weights_used, dislikes.vectors, dislikes.weights_used,
+        strategy, toward);
+END
+$$;
+COMMENT ON FUNCTION visrec.taste(regclass, anyarray, anyarray, text, text, double precision[], double precision[]) IS
+    'The unit vector that stands for what somebody liked and disliked. mean: the weighted mean of the liked minus half '
+    'the weighted mean of the disliked; session: the liked in order of time, s := α·s + (1 − α)·f(v) with '
+    'α = (cos(f(v), s) + 1) / 2, minus the same. toward: moved half-way to a text.';
+
+CREATE FUNCTION visrec.taste(relation regclass, liked anyarray, strategy text DEFAULT 'mean',
+    toward text DEFAULT NULL, liked_weights double precision[] DEFAULT NULL) RETURNS vector
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT visrec.taste(relation, liked, liked[1:0], strategy, toward, liked_weights)
+$$;
+COMMENT ON FUNCTION visrec.taste(regclass, anyarray, text, text, double precision[]) IS
+    'The unit vector that stands for what somebody liked; see the form with disliked.';
+
+CREATE FUNCTION visrec._weighted(pairs jsonb, OUT liked text[], OUT liked_weights double precision[], OUT disliked text[],
+    OUT disliked_weights double precision[])
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF jsonb_typeof(pairs) IS DISTINCT FROM 'array' OR EXISTS (
+        SELECT FROM jsonb_array_elements(pairs) AS p
+        WHERE jsonb_typeof(p) <> 'array' OR jsonb_typeof(p -> 1) IS DISTINCT FROM 'number' OR (p ->> 0) IS NULL)
+    THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'what was liked is not a list of keys with their weights',
+            HINT = 'For example [[42, 2], [7, 0.5], [9, -1]]; below 0 is disliked.';
+    END IF;
+    SELECT coalesce(array_agg(p ->> 0 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 > 0), '{}'),
+           coalesce(array_agg((p ->> 1)::float8 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 > 0), '{}'),
+           coalesce(array_agg(p ->> 0 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 < 0), '{}'),
+           coalesce(array_agg(-(p ->> 1)::float8 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 < 0), '{}')
+    INTO liked, liked_weights, disliked, disliked_weights
+    FROM jsonb_array_elements(pairs) WITH ORDINALITY AS e (p, n);
+END
+$$;
+COMMENT ON FUNCTION visrec._weighted(jsonb) IS 'Keys and weights out of [[key, weight], …].';
+
+CREATE FUNCTION visrec._make_recommend(relation regclass, config jsonb) RETURNS SETOF regprocedure
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names jsonb := visrec._search_names(relation, config);
 BEGIN
-    RETURN visrec._make_function(relation, config, 'recommend_', '',
+    RETURN NEXT visrec._make_function(relation, config, 'recommend_', '_weighted',
+        arguments => 'jsonb, integer, text, jsonb, double precision, double precision, text, ' || (names ->> 'key_type') || '[]',
+        declaration => visrec._fill(
+            'weighted jsonb, k integer DEFAULT 10, strategy text DEFAULT ''mean'', filter jsonb DEFAULT NULL, '
+            'max_distance double precision DEFAULT NULL, diversity double precision DEFAULT 0, toward text DEFAULT NULL, '
+            'seen @key_type@[] DEFAULT ''{}'', OUT id @key_type@, OUT similarity double precision, '
+            'OUT @image@ @image_type@@shown@) RETURNS SETOF record LANGUAGE plpgsql ROWS 10 '
+            'SET search_path = pg_catalog, pg_temp', names),
+        comment => format('As recommend_%s, with a weight for each row: [[key, weight], …], below 0 for a disliked one.',
+            config ->> 'functions_name'),
+        body => visrec._fill($body$
+#variable_conflict use_column
+DECLARE
+    w record;
+BEGIN
+    SELECT * INTO w FROM visrec._weighted($1);
+    RETURN QUERY
+        SELECT t.@key@, r.similarity, t.@image@@selected@
+        FROM visrec._recommend(@relation@, w.liked, w.liked_weights, w.disliked, w.disliked_weights,
+            coalesce($8, '{}')::text[], $2, $3, $4, $5, $6, $7) AS r
+        JOIN @table@ AS t ON t.@key@ @equals@ r.id::@key_type@
+        ORDER BY r.place;
+END
+$body$, names));
+    RETURN NEXT visrec._make_function(relation, config, 'recommend_', '',
         arguments => visrec._fill('@key_type@[], @key_type@[], integer, text, jsonb, double precision, '
             'double precision, text, @key_type@[], double precision[], double precision[]', names),
         declaration => visrec._fill(
@@ -294,4 +386,4 @@ END
 $body$, names));
 END
 $$;
-COMMENT ON FUNCTION visrec._make_recommend(regclass, jsonb) IS 'Writes recommend_<table>.';
+COMMENT ON FUNCTION visrec._make_recommend(regclass, jsonb) IS 'Writes recommend_<table> and recommend_<table>_weighted.';

@@ -174,6 +174,28 @@ $$;
 COMMENT ON FUNCTION visrec._use_model(text) IS 'A registered model, or an error that says how to get it.';
 REVOKE ALL ON FUNCTION visrec._use_model(text) FROM PUBLIC;
 
+CREATE FUNCTION visrec._write(relation regclass, config jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM visrec._drop_replaced(config, ARRAY[
+        visrec._make_triggers(relation, config),
+        visrec._make_nearest(relation, config),
+        visrec._make_similar(relation, config)
+    ] || ARRAY(SELECT visrec._make_search(relation, config)
+               UNION ALL SELECT visrec._make_recommend(relation, config)
+               UNION ALL SELECT visrec._make_recommend_for(relation, config)));
+END
+$$;
+COMMENT ON FUNCTION visrec._write(regclass, jsonb) IS 'Writes a table''s attachment, its triggers and its functions.';
+
+CREATE FUNCTION visrec._kept(relation regclass) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_object_agg(c.key, c.value)
+    FROM pg_trigger AS t, jsonb_each(visrec._config(t.tgargs)) AS c
+    WHERE t.tgrelid = relation AND t.tgname = 'visrec_insert' AND NOT t.tgisinternal AND c.key = 'events'
+$$;
+COMMENT ON FUNCTION visrec._kept(regclass) IS 'What of an attachment stays when visrec.attach is called again.';
+
 CREATE FUNCTION visrec.attach(relation regclass, image_column name DEFAULT 'image_path',
     vector_column name DEFAULT 'content_vector', model text DEFAULT 'clip-ViT-B-32', mode text DEFAULT 'sync',
     on_error text DEFAULT 'record', show_columns name[] DEFAULT NULL) RETURNS void
@@ -206,14 +228,10 @@ BEGIN
         'source_column', source_column, 'model', used.name, 'fingerprint', used.fingerprint, 'mode', mode, 'on_error', on_error,
         'show_columns', coalesce(to_jsonb(show_columns), '[]'),
         'functions_schema', n.nspname, 'functions_name', c.relname)
+        || coalesce(visrec._kept(relation), '{}')
     INTO config FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;
 
-    PERFORM visrec._drop_replaced(config, ARRAY[
-        visrec._make_triggers(relation, config),
-        visrec._make_nearest(relation, config),
-        visrec._make_similar(relation, config),
-        visrec._make_recommend(relation, config)
-    ] || ARRAY(SELECT visrec._make_search(relation, config)));
+    PERFORM visrec._write(relation, config);
     PERFORM visrec._make_index(relation, config, used.dimension);
     -- What was made under the table's name before a rename, unless another table took that name over.
     IF (before ->> 'functions_schema', before ->> 'functions_name')
