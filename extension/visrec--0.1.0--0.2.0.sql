@@ -51,6 +51,17 @@ CREATE POLICY readers ON visrec.failure FOR SELECT USING (
          WHEN current_setting('visrec.failures_of', true) IS DISTINCT FROM relation::oid::text THEN false
          ELSE visrec._sees_row(relation, row_id) END);
 
+CREATE OR REPLACE FUNCTION visrec._warn_hidden(relation regclass, rows bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE WARNING USING
+        MESSAGE = format('rows without a vector, since row-level security hides them from the owner of table "%s": %s',
+            relation, rows),
+        HINT = 'A policy must let the owner see and update them (FORCE ROW LEVEL SECURITY binds it, too); then backfill.';
+END
+$$;
+COMMENT ON FUNCTION visrec._warn_hidden(regclass, bigint) IS 'A WARNING that rows are pending which the owner cannot see.';
+
 CREATE OR REPLACE FUNCTION visrec._embed_rows(relation oid, config jsonb, ids text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -63,10 +74,7 @@ BEGIN
     END IF;
     outcome := visrec._write_vectors(relation, config, ids);
     IF (outcome ->> 'seen')::integer < rows AND row_security_active(relation) THEN
-        RAISE WARNING USING
-            MESSAGE = format('%s of %s rows are without a vector: row-level security hides them from their table''s owner',
-                rows - (outcome ->> 'seen')::integer, rows),
-            HINT = format('They are pending: CALL visrec.backfill(%L) as a role that sees them.', relation::regclass);
+        PERFORM visrec._warn_hidden(relation, rows - (outcome ->> 'seen')::integer);
     END IF;
     IF (outcome ->> 'failed')::integer = 0 THEN
         RETURN;
@@ -154,7 +162,7 @@ COMMENT ON FUNCTION visrec._base_type(oid) IS 'The type that a domain is over; a
 CREATE OR REPLACE FUNCTION visrec._table_functions(schema text, table_name text) RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure
-    FROM unnest(ARRAY['similar_', 'visrec_embed_']) AS prefix
+    FROM unnest(ARRAY['similar_', 'visrec_embed_', 'visrec_backfill_']) AS prefix
     JOIN pg_proc AS p ON p.proname = visrec._function_name(prefix, table_name)
     JOIN pg_namespace AS n ON n.oid = p.pronamespace
     WHERE n.nspname = schema AND visrec._depends_on_extension('pg_proc', p.oid)
@@ -534,6 +542,7 @@ BEGIN
     INTO config FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;
 
     PERFORM visrec._make_triggers(relation, config);
+    PERFORM visrec._make_backfill(relation, config);
     PERFORM visrec._make_similar(relation, config);
     PERFORM visrec._make_index(relation, config, used.dimension);
     -- What was made under the table's name before a rename, unless another table took that name over.
@@ -579,11 +588,85 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION visrec._do_as_owner(relation oid, config jsonb, task text, arguments jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    CASE task
+    WHEN 'tidy' THEN
+        PERFORM visrec._drain_queue(relation);      -- of direct updates of partitions; they are pending
+        PERFORM visrec._forget_failures(relation, config);
+        PERFORM visrec._forget_vectors(relation, config);
+        RETURN to_jsonb(row_security_active(relation));
+    WHEN 'batch' THEN
+        RETURN visrec._backfill_batch(relation, config, arguments ->> 'after', (arguments ->> 'size')::integer,
+            (arguments ->> 'following')::integer);
+    WHEN 'retry' THEN
+        PERFORM visrec._embed_rows(relation, config || '{"on_error": "record", "lock": true}',
+            ARRAY(SELECT jsonb_array_elements_text(arguments)));
+    END CASE;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION visrec._do_as_owner(oid, jsonb, text, jsonb) IS
+    'What visrec_backfill_<table> does. Open to all, since what embeds in it is not.';
+
+CREATE OR REPLACE FUNCTION visrec._as_owner(relation oid, config jsonb, task text, arguments jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    name text := format('%I.%I', config ->> 'functions_schema',
+        visrec._function_name('visrec_backfill_', config ->> 'functions_name'));
+    function regprocedure := to_regprocedure(name || '(text, jsonb)');
+    sound boolean;
+    result jsonb;
+BEGIN
+    IF function IS NULL THEN    -- a table attached under 0.1.0
+        RETURN visrec._do_as_owner(relation, config, task, arguments);
+    END IF;
+    IF (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+        -- Nobody changes the function between this look and the call.
+        PERFORM FROM pg_proc AS p WHERE p.oid = function FOR SHARE;
+    END IF;
+    SELECT p.prosecdef AND p.proowner = c.relowner INTO sound
+    FROM pg_proc AS p, pg_class AS c WHERE p.oid = function AND c.oid = relation;
+    IF NOT sound THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('function %s does not run as the owner of table "%s"', function, relation::regclass),
+            HINT = format('SELECT visrec.attach(%L, …) makes it anew.', relation::regclass);
+    END IF;
+    EXECUTE format('SELECT %s($1, $2)', name) INTO result USING task, arguments;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION visrec._as_owner(oid, jsonb, text, jsonb) IS 'Does a task on a table''s rows with its owner''s rights.';
+
+CREATE OR REPLACE FUNCTION visrec._make_backfill(relation regclass, config jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    function regprocedure;
+BEGIN
+    function := visrec._make_function(relation, config, 'visrec_backfill_',
+        arguments => 'text, jsonb',
+        declaration => 'task text, arguments jsonb) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER '
+            'SET search_path = pg_catalog, pg_temp',
+        comment => format('Reads and writes the rows of %s for visrec.backfill and visrec.retry.', relation),
+        body => format($body$
+BEGIN
+    RETURN visrec._do_as_owner(%1$L::regclass, visrec._attachment(%1$L), task, arguments);
+END
+$body$, relation));
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
+END
+$$;
+COMMENT ON FUNCTION visrec._make_backfill(regclass, jsonb) IS 'Writes visrec_backfill_<table>.';
+
 CREATE OR REPLACE FUNCTION visrec._forget_failures(relation oid, config jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names record;
 BEGIN
+    IF row_security_active(relation) THEN   -- a row that cannot be seen is not gone
+        RETURN;
+    END IF;
     SELECT * INTO names FROM visrec._names(relation, config);
     -- Lines that another session is at are passed over, so that nobody waits here.
     EXECUTE format($query$
@@ -631,6 +714,7 @@ DECLARE
     outcome jsonb;
     embedded bigint := 0;
     failed bigint := 0;
+    hidden boolean;
     started timestamptz := pg_catalog.clock_timestamp();
     told timestamptz := started;
     seconds double precision;
@@ -652,13 +736,11 @@ BEGIN
     EXECUTE format('SELECT count(*) FROM %s AS t WHERE t.%s IS NOT NULL AND %s',
         names."table", names.image, names.unembedded) INTO total;
     total := least(total, max_rows);
-    PERFORM visrec._drain_queue(relation);    -- of direct updates of partitions; they are pending
-    PERFORM visrec._forget_failures(relation, config);
-    PERFORM visrec._forget_vectors(relation, config);
+    hidden := visrec._as_owner(relation, config, 'tidy', NULL) = 'true';
     WHILE max_rows IS NULL OR embedded + failed < max_rows LOOP
         wanted := coalesce(max_rows - embedded - failed, 2 * batch_size::bigint);
-        outcome := visrec._backfill_batch(relation, config, after, least(batch_size, wanted)::integer,
-            least(batch_size, greatest(wanted - batch_size, 0))::integer);
+        outcome := visrec._as_owner(relation, config, 'batch', jsonb_build_object('after', after,
+            'size', least(batch_size, wanted), 'following', least(batch_size, greatest(wanted - batch_size, 0))));
         IF outcome ->> 'error' IS NOT NULL THEN
             PERFORM visrec._raise(outcome -> 'error', format('could not backfill table "%s"', relation));
         END IF;
@@ -679,6 +761,9 @@ BEGIN
     seconds := extract(epoch FROM clock_timestamp() - started);
     RAISE NOTICE '%: % rows embedded, % failed, in % s (% rows/s)', relation, embedded, failed,
         round(seconds::numeric, 1), round(((embedded + failed) / seconds)::numeric, 1);
+    IF hidden AND total > embedded + failed THEN
+        PERFORM visrec._warn_hidden(relation, total - embedded - failed);
+    END IF;
     IF failed > 0 THEN
         RAISE WARNING USING
             MESSAGE = format('%s of %s images could not be embedded', failed, embedded + failed),
@@ -689,7 +774,7 @@ $$;
 COMMENT ON PROCEDURE visrec.backfill(regclass, integer, bigint) IS
     'Embed the rows that have an image and no vector, or the vector of another image or model, batch by batch, each '
     'committed: it can be interrupted, called again, and run in several sessions at once. Rows that failed before are '
-    'tried again. As with any UPDATE, the table''s own triggers run as whoever calls it.';
+    'tried again. Whoever calls it, the rows are written with the rights of the table''s owner.';
 
 CREATE OR REPLACE FUNCTION visrec.retry(relation regclass) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -698,10 +783,10 @@ DECLARE
     ids text[];
 BEGIN
     PERFORM visrec._check_owner(relation);
-    PERFORM visrec._forget_failures(relation, config);
+    PERFORM visrec._as_owner(relation, config, 'tidy', NULL);
     SELECT coalesce(array_agg(f.row_id ORDER BY f.row_id), '{}') INTO ids
     FROM visrec.failure AS f WHERE f.relation = retry.relation;
-    PERFORM visrec._embed_rows(relation, config || '{"on_error": "record", "lock": true}', ids);
+    PERFORM visrec._as_owner(relation, config, 'retry', to_jsonb(ids));
     RETURN cardinality(ids) - (SELECT count(*) FROM visrec.failure AS f
                                WHERE f.relation = retry.relation AND f.row_id = ANY (ids));
 END

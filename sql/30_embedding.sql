@@ -144,6 +144,17 @@ REVOKE ALL ON FUNCTION visrec.encoder_warm(text) FROM PUBLIC;
 
 -- Rows of attached tables. These run as the table's owner, inside the table's trigger function.
 
+CREATE FUNCTION visrec._warn_hidden(relation regclass, rows bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE WARNING USING
+        MESSAGE = format('rows without a vector, since row-level security hides them from the owner of table "%s": %s',
+            relation, rows),
+        HINT = 'A policy must let the owner see and update them (FORCE ROW LEVEL SECURITY binds it, too); then backfill.';
+END
+$$;
+COMMENT ON FUNCTION visrec._warn_hidden(regclass, bigint) IS 'A WARNING that rows are pending which the owner cannot see.';
+
 CREATE FUNCTION visrec._embed_rows(relation oid, config jsonb, ids text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -156,10 +167,7 @@ BEGIN
     END IF;
     outcome := visrec._write_vectors(relation, config, ids);
     IF (outcome ->> 'seen')::integer < rows AND row_security_active(relation) THEN
-        RAISE WARNING USING
-            MESSAGE = format('%s of %s rows are without a vector: row-level security hides them from their table''s owner',
-                rows - (outcome ->> 'seen')::integer, rows),
-            HINT = format('They are pending: CALL visrec.backfill(%L) as a role that sees them.', relation::regclass);
+        PERFORM visrec._warn_hidden(relation, rows - (outcome ->> 'seen')::integer);
     END IF;
     IF (outcome ->> 'failed')::integer = 0 THEN
         RETURN;

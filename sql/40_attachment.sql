@@ -136,8 +136,8 @@ COMMENT ON FUNCTION visrec._depends_on_extension(regclass, oid) IS
 CREATE FUNCTION visrec._table_functions(schema text, table_name text) RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure
-    FROM (VALUES ('visrec_embed_', ''), ('visrec_nearest_', ''), ('similar_', ''), ('search_', ''),
-        ('search_', '_by_image'), ('recommend_', ''), ('recommend_', '_weighted'),
+    FROM (VALUES ('visrec_embed_', ''), ('visrec_backfill_', ''), ('visrec_nearest_', ''), ('similar_', ''),
+        ('search_', ''), ('search_', '_by_image'), ('recommend_', ''), ('recommend_', '_weighted'),
         ('recommend_', '_for')) AS f (prefix, suffix)
     JOIN pg_proc AS p ON p.proname = visrec._function_name(f.prefix, table_name, f.suffix)
     JOIN pg_namespace AS n ON n.oid = p.pronamespace

@@ -52,9 +52,9 @@ BEGIN
         SELECT FROM unnest(weights) AS w WHERE w IS NULL OR NOT w > 0 OR w = 'infinity')
     THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = format('there must be one weight greater than 0 for each of the posts %s', what);
+            MESSAGE = format('there must be one weight greater than 0 for each of the %s rows', what);
     ELSIF array_position(ids, NULL) IS NOT NULL THEN
-        RAISE null_value_not_allowed USING MESSAGE = format('one of the posts %s is NULL', what);
+        RAISE null_value_not_allowed USING MESSAGE = format('one of the %s rows is NULL', what);
     END IF;
     SELECT * INTO names FROM visrec._names(relation, config);
     EXECUTE format($query$
@@ -75,7 +75,7 @@ BEGIN
         PERFORM visrec._other_model(relation, other[1]);
     ELSIF missing IS NOT NULL OR bare IS NOT NULL THEN
         RAISE NOTICE USING
-            MESSAGE = format('%s of %s posts %s are left out', coalesce(cardinality(missing), 0)
+            MESSAGE = format('%s of %s %s rows are left out', coalesce(cardinality(missing), 0)
                 + coalesce(cardinality(bare), 0), cardinality(ids), what),
             DETAIL = concat_ws(' ', 'Not in the table: ' || array_to_string(missing[1:10], ', ') || '.',
                 'Without a vector: ' || array_to_string(bare[1:10], ', ') || '.');
@@ -118,7 +118,7 @@ LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
 BEGIN
     IF coalesce(cardinality(liked), 0) = 0 THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = 'a taste needs at least one liked post',
+            MESSAGE = 'a taste needs at least one liked row',
             HINT = 'To start from words, call search_<table>.';
     ELSIF strategy IS NULL OR strategy NOT IN ('mean', 'session', 'best_score') THEN
         RAISE invalid_parameter_value USING
@@ -136,7 +136,7 @@ CREATE FUNCTION visrec._no_taste(relation regclass, liked integer) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE no_data_found USING
-        MESSAGE = format('none of the %s liked posts has a vector', liked),
+        MESSAGE = format('none of the %s liked rows has a vector', liked),
         HINT = format('SELECT * FROM visrec.coverage(%L);', relation);
 END
 $$;

@@ -46,10 +46,14 @@ DECLARE
     made regprocedure := to_regprocedure(format('%s(%s)', name, arguments));
     statement text := format('CREATE OR REPLACE FUNCTION %s(%s AS %L', name, declaration, body);
     acl aclitem[] := (SELECT p.proacl FROM pg_proc AS p WHERE p.oid = made);
+    others regprocedure := (
+        SELECT min(p.oid)::regprocedure FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE p.proname = visrec._function_name(prefix, config ->> 'functions_name', suffix)
+          AND n.nspname = config ->> 'functions_schema' AND NOT visrec._depends_on_extension('pg_proc', p.oid));
 BEGIN
-    IF made IS NOT NULL AND NOT visrec._depends_on_extension('pg_proc', made) THEN
+    IF others IS NOT NULL THEN      -- with other arguments, too: a call could mean either
         RAISE duplicate_function USING
-            MESSAGE = format('function %s exists and is not visrec''s', made),
+            MESSAGE = format('function %s exists and is not visrec''s', others),
             HINT = 'Rename or drop it, then attach again.';
     END IF;
     BEGIN

@@ -179,6 +179,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM visrec._drop_replaced(config, ARRAY[
         visrec._make_triggers(relation, config),
+        visrec._make_backfill(relation, config),
         visrec._make_nearest(relation, config),
         visrec._make_similar(relation, config)
     ] || ARRAY(SELECT visrec._make_search(relation, config)

@@ -1,10 +1,88 @@
 -- Backfill, retry, coverage: which rows have a vector, and how the others get one.
 
+-- Whoever calls, the table's rows are read and written by a function of its owner's (SECURITY DEFINER), as in its
+-- triggers: what the owner hung on the table never runs with the rights of an administrator who backfills it.
+
+CREATE FUNCTION visrec._do_as_owner(relation oid, config jsonb, task text, arguments jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    CASE task
+    WHEN 'tidy' THEN
+        PERFORM visrec._drain_queue(relation);      -- of direct updates of partitions; they are pending
+        PERFORM visrec._forget_failures(relation, config);
+        PERFORM visrec._forget_vectors(relation, config);
+        RETURN to_jsonb(row_security_active(relation));
+    WHEN 'batch' THEN
+        RETURN visrec._backfill_batch(relation, config, arguments ->> 'after', (arguments ->> 'size')::integer,
+            (arguments ->> 'following')::integer);
+    WHEN 'retry' THEN
+        PERFORM visrec._embed_rows(relation, config || '{"on_error": "record", "lock": true}',
+            ARRAY(SELECT jsonb_array_elements_text(arguments)));
+    END CASE;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION visrec._do_as_owner(oid, jsonb, text, jsonb) IS
+    'What visrec_backfill_<table> does. Open to all, since what embeds in it is not.';
+
+CREATE FUNCTION visrec._as_owner(relation oid, config jsonb, task text, arguments jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    name text := format('%I.%I', config ->> 'functions_schema',
+        visrec._function_name('visrec_backfill_', config ->> 'functions_name'));
+    function regprocedure := to_regprocedure(name || '(text, jsonb)');
+    sound boolean;
+    result jsonb;
+BEGIN
+    IF function IS NULL THEN    -- a table attached under 0.1.0
+        RETURN visrec._do_as_owner(relation, config, task, arguments);
+    END IF;
+    IF (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+        -- Nobody changes the function between this look and the call.
+        PERFORM FROM pg_proc AS p WHERE p.oid = function FOR SHARE;
+    END IF;
+    SELECT p.prosecdef AND p.proowner = c.relowner INTO sound
+    FROM pg_proc AS p, pg_class AS c WHERE p.oid = function AND c.oid = relation;
+    IF NOT sound THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('function %s does not run as the owner of table "%s"', function, relation::regclass),
+            HINT = format('SELECT visrec.attach(%L, …) makes it anew.', relation::regclass);
+    END IF;
+    EXECUTE format('SELECT %s($1, $2)', name) INTO result USING task, arguments;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION visrec._as_owner(oid, jsonb, text, jsonb) IS 'Does a task on a table''s rows with its owner''s rights.';
+
+CREATE FUNCTION visrec._make_backfill(relation regclass, config jsonb) RETURNS regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    function regprocedure;
+BEGIN
+    function := visrec._make_function(relation, config, 'visrec_backfill_', '',
+        arguments => 'text, jsonb',
+        declaration => 'task text, arguments jsonb) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER '
+            'SET search_path = pg_catalog, pg_temp',
+        comment => format('Reads and writes the rows of %s for visrec.backfill and visrec.retry.', relation),
+        body => format($body$
+BEGIN
+    RETURN visrec._do_as_owner(%1$L::regclass, visrec._attachment(%1$L), task, arguments);
+END
+$body$, relation));
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
+    RETURN function;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_backfill(regclass, jsonb) IS 'Writes visrec_backfill_<table>.';
+
 CREATE FUNCTION visrec._forget_failures(relation oid, config jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names record;
 BEGIN
+    IF row_security_active(relation) THEN   -- a row that cannot be seen is not gone
+        RETURN;
+    END IF;
     SELECT * INTO names FROM visrec._names(relation, config);
     -- Lines that another session is at are passed over, so that nobody waits here.
     EXECUTE format($query$
@@ -52,6 +130,7 @@ DECLARE
     outcome jsonb;
     embedded bigint := 0;
     failed bigint := 0;
+    hidden boolean;
     started timestamptz := pg_catalog.clock_timestamp();
     told timestamptz := started;
     seconds double precision;
@@ -73,13 +152,11 @@ BEGIN
     EXECUTE format('SELECT count(*) FROM %s AS t WHERE t.%s IS NOT NULL AND %s',
         names."table", names.image, names.unembedded) INTO total;
     total := least(total, max_rows);
-    PERFORM visrec._drain_queue(relation);    -- of direct updates of partitions; they are pending
-    PERFORM visrec._forget_failures(relation, config);
-    PERFORM visrec._forget_vectors(relation, config);
+    hidden := visrec._as_owner(relation, config, 'tidy', NULL) = 'true';
     WHILE max_rows IS NULL OR embedded + failed < max_rows LOOP
         wanted := coalesce(max_rows - embedded - failed, 2 * batch_size::bigint);
-        outcome := visrec._backfill_batch(relation, config, after, least(batch_size, wanted)::integer,
-            least(batch_size, greatest(wanted - batch_size, 0))::integer);
+        outcome := visrec._as_owner(relation, config, 'batch', jsonb_build_object('after', after,
+            'size', least(batch_size, wanted), 'following', least(batch_size, greatest(wanted - batch_size, 0))));
         IF outcome ->> 'error' IS NOT NULL THEN
             PERFORM visrec._raise(outcome -> 'error', format('could not backfill table "%s"', relation));
         END IF;
@@ -100,6 +177,9 @@ BEGIN
     seconds := extract(epoch FROM clock_timestamp() - started);
     RAISE NOTICE '%: % rows embedded, % failed, in % s (% rows/s)', relation, embedded, failed,
         round(seconds::numeric, 1), round(((embedded + failed) / seconds)::numeric, 1);
+    IF hidden AND total > embedded + failed THEN
+        PERFORM visrec._warn_hidden(relation, total - embedded - failed);
+    END IF;
     IF failed > 0 THEN
         RAISE WARNING USING
             MESSAGE = format('%s of %s images could not be embedded', failed, embedded + failed),
@@ -110,7 +190,7 @@ $$;
 COMMENT ON PROCEDURE visrec.backfill(regclass, integer, bigint) IS
     'Embed the rows that have an image and no vector, or the vector of another image or model, batch by batch, each '
     'committed: it can be interrupted, called again, and run in several sessions at once. Rows that failed before are '
-    'tried again. As with any UPDATE, the table''s own triggers run as whoever calls it.';
+    'tried again. Whoever calls it, the rows are written with the rights of the table''s owner.';
 REVOKE ALL ON PROCEDURE visrec.backfill(regclass, integer, bigint) FROM PUBLIC;
 
 CREATE FUNCTION visrec.retry(relation regclass) RETURNS bigint
@@ -120,10 +200,10 @@ DECLARE
     ids text[];
 BEGIN
     PERFORM visrec._check_owner(relation);
-    PERFORM visrec._forget_failures(relation, config);
+    PERFORM visrec._as_owner(relation, config, 'tidy', NULL);
     SELECT coalesce(array_agg(f.row_id ORDER BY f.row_id), '{}') INTO ids
     FROM visrec.failure AS f WHERE f.relation = retry.relation;
-    PERFORM visrec._embed_rows(relation, config || '{"on_error": "record", "lock": true}', ids);
+    PERFORM visrec._as_owner(relation, config, 'retry', to_jsonb(ids));
     RETURN cardinality(ids) - (SELECT count(*) FROM visrec.failure AS f
                                WHERE f.relation = retry.relation AND f.row_id = ANY (ids));
 END

@@ -328,10 +328,9 @@ class Shared:
     def _try_again(self, left: int, gone: EncoderGone) -> int:
         """Attempts that are left after one failed, with a moment before the next."""
         if left == 1:
-            raise errors.EncoderUnavailable(
-                f"the encoder process ended {ATTEMPTS} times while it worked on this: {gone}",
-                hint=f"See {protocol.LOG} in the data directory.",
-            ) from gone
+            message = f"the encoder process ended {ATTEMPTS} times while it worked on this: {gone}"
+            hint = f"See {protocol.LOG} in the data directory."
+            raise errors.EncoderUnavailable(message, hint) from gone
         until = time.monotonic() + STEP * 5 ** (ATTEMPTS - left)  # 0.05, 0.25, 1.25 s
         while time.monotonic() < until:
             self._checkpoint()

@@ -40,6 +40,9 @@ TURNS = {
 }
 """What undoes each EXIF orientation."""
 
+UNSTOPPABLE = {"JPEG2000": 4}
+"""Beside these decoders nothing else in the process runs: so many times fewer pixels may be."""
+
 COPIES = {"AVIF": 2, "JPEG2000": 4, "WEBP": 4}
 """What these formats' decoders hold at once, as a multiple of the decoded picture."""
 
@@ -169,10 +172,12 @@ def _decode(data: bytes, max_pixels: int, smallest: int | None, attempt: Attempt
             Image.open(Data(data, attempt), formats=FORMATS) as picture,
         ):
             width, height = picture.size
-            if width * height > max_pixels:
+            most = max_pixels // UNSTOPPABLE.get(picture.format or "", 1)
+            if width * height > most:
+                share = "" if most == max_pixels else f" for {picture.format}, {most}"
                 raise errors.ImageBomb(
                     f"the image has {width}×{height} pixels, more than max_image_pixels"
-                    f" = {max_pixels}"
+                    f" = {max_pixels} allows{share}"
                 )
             with attempt.room_for(_room_needed(picture, smallest)):
                 picture.load()

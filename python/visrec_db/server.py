@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visrec_db import errors, protocol
+from visrec_db import errors, limits, protocol
 from visrec_db.client import build
 
 MOST_LOG = 8 << 20
@@ -42,6 +42,7 @@ def main() -> None:
     with contextlib.suppress(OSError):  # when memory runs out, this one goes before PostgreSQL
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     Path(protocol.LOG).write_text("", encoding="utf-8")
+    limits.give_memory_back()
     asyncio.run(Server(postmaster, idle_seconds).serve())
 
 

@@ -55,7 +55,7 @@ def test_everything_works_in_the_restored_database(posts, paths, restore):
     assert coverage(restored) == {"embedded": 20, "failed": 1}
     assert top(restored) == top(posts)
     assert objects(restored) == objects(posts)
-    assert len(objects(restored)) == 9  # two functions, six triggers, an index
+    assert len(objects(restored)) == 10  # three functions, six triggers, an index
     settings = "SELECT name, value FROM visrec.setting ORDER BY name"
     assert restored.execute(settings).fetchall() == posts.execute(settings).fetchall()
     failures = "SELECT relation::text, row_id, code, attempts FROM visrec.failure"

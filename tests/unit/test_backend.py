@@ -210,13 +210,25 @@ def test_no_root_does_not_mean_the_current_directory(
 
 
 @pytest.mark.parametrize(
-    ("setting", "code"), [("max_image_bytes", "too_large"), ("max_image_pixels", "bomb")]
+    ("setting", "value", "code"),
+    [
+        ("max_image_bytes", "3", "too_large"),
+        ("max_image_pixels", "3", "bomb"),
+        ("max_image_seconds", "0", "timeout"),
+    ],
 )
-def test_limits_come_from_the_settings(setting: str, code: str) -> None:
+def test_limits_come_from_the_settings(setting: str, value: str, code: str) -> None:
     server = Server({"1": png()})
-    server.settings[setting] = "3"
+    server.settings[setting] = value
     write(server)
     assert server.failures["1"]["code"] == code
+
+
+def test_a_database_of_an_earlier_version_lacks_a_setting() -> None:
+    server = Server({"1": png()})
+    del server.settings["max_image_seconds"]
+    write(server)
+    assert server.failures == {}
 
 
 @pytest.mark.parametrize("image", [png(), None], ids=["picture", "none"])

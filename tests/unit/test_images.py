@@ -380,6 +380,17 @@ def test_a_bomb_is_refused_before_a_pixel_is_decoded(
     assert str(PIXELS) in refusal(errors.ImageBomb, png_of(*size)).message
 
 
+def test_a_decoder_that_stops_everything_gets_fewer_pixels() -> None:
+    stream = io.BytesIO()
+    Image.new("L", (60, 50)).save(stream, "JPEG2000")
+    with pytest.raises(errors.ImageBomb, match="allows for JPEG2000, 2999"):
+        images.open_picture(stream.getvalue(), images.Policy((), 1 << 20, 4 * 3000 - 1))
+    assert images.open_picture(stream.getvalue(), images.Policy((), 1 << 20, 4 * 3000)).size == (
+        60,
+        50,
+    )
+
+
 def test_a_bomb_inside_an_icon_is_one_too() -> None:
     inner = png_of(65_000, 65_000)
     icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inner), 22) + inner

@@ -1,10 +1,13 @@
-"""Time and room for one picture."""
+"""Time and room for one picture, and the memory of many."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +125,28 @@ def test_one_that_is_given_up_lets_others_in(room: limits.Room) -> None:
     second.let_go.set()
     assert third.inside.wait(10)
     third.let_go.set()
+
+
+LARGE_BLOCKS = """
+import ctypes, sys
+sys.path.insert(0, sys.argv[1])
+from visrec_db import limits
+limits.give_memory_back()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks rest".split()]
+    _fields_ += [("more", ctypes.c_size_t * 6)]
+libc.mallinfo2.restype = Info
+libc.free(libc.malloc(8 << 20))  # from this one, glibc would learn to keep the next
+before = libc.mallinfo2().hblks
+block = libc.malloc(8 << 20)
+print(libc.mallinfo2().hblks - before)
+"""
+
+
+def test_large_blocks_go_back_to_the_system() -> None:
+    package = str(Path(limits.__file__).parents[1])
+    command = [sys.executable, "-c", LARGE_BLOCKS, package]
+    assert subprocess.check_output(command, text=True) == "1\n"

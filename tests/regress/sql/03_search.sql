@@ -15,17 +15,18 @@ RESET client_min_messages;
 -- The statement inside the function, with the function's own settings.
 CREATE FUNCTION plan(function regprocedure, k integer) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
-    query text := (SELECT substring(prosrc FROM 'RETURN QUERY(.*LIMIT k);') FROM pg_proc WHERE oid = function);
+    query text := (SELECT substring(prosrc FROM 'RETURN QUERY\s+(SELECT t\.[^;]*);') FROM pg_proc WHERE oid = function);
     line text;
 BEGIN
     query := replace(query, 'query_vector', (SELECT quote_literal(content_vector) FROM items WHERE id = 1) || '::vector');
-    FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || replace(replace(query, 'LIMIT k', 'LIMIT ' || k), '$1', '1') LOOP
+    FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || replace(replace(replace(query, 'LIMIT k', 'LIMIT ' || k), '$1', '1'),
+        'max_distance', 'NULL::float8') LOOP
         RETURN NEXT regexp_replace(line, '''\[.*\]''', '…');
     END LOOP;
 END
 $$;
-SELECT plan('similar_items(bigint,integer,jsonb)', 10);
-SELECT unnest(proconfig) FROM pg_proc WHERE oid = 'similar_items(bigint,integer,jsonb)'::regprocedure;
+SELECT plan('similar_items(bigint,integer,jsonb,double precision)', 10);
+SELECT unnest(proconfig) FROM pg_proc WHERE oid = 'similar_items(bigint,integer,jsonb,double precision)'::regprocedure;
 
 -- Best first, itself excluded, and the same rows as an exact search finds.
 SELECT array_agg(id = ANY (ARRAY(

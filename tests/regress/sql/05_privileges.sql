@@ -18,7 +18,8 @@ WHERE p.pronamespace = 'visrec'::regnamespace AND has_function_privilege('regres
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 SELECT p.oid::regprocedure AS "SECURITY DEFINER, or without a search_path" FROM pg_proc AS p
 WHERE p.pronamespace = 'visrec'::regnamespace
-  AND (p.prosecdef OR NOT coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false));
+  AND (p.prosecdef OR NOT coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false))
+ORDER BY p.oid::regprocedure::text COLLATE "C";
 
 -- A role needs a grant to attach, and the owner's rights on the table.
 SET ROLE regress_visrec_owner;
@@ -94,6 +95,24 @@ CREATE TRIGGER spy AFTER UPDATE ON shop.lists FOR EACH ROW EXECUTE FUNCTION shop
 RESET ROLE;
 INSERT INTO shop.lists VALUES (2, public.picture('e01010'));
 SELECT * FROM shop.seen;
+-- So it does when a superuser backfills or retries, and a function that the owner changed is not called.
+ALTER TABLE shop.lists DISABLE TRIGGER visrec_insert;
+INSERT INTO shop.lists VALUES (3, public.picture('e01010')), (4, 'a');
+ALTER TABLE shop.lists ENABLE TRIGGER visrec_insert;
+CALL visrec.backfill('shop.lists');
+ALTER TABLE shop.lists DISABLE TRIGGER visrec_update_row;
+UPDATE shop.lists SET image = public.picture('e01010') WHERE id = 4;
+TRUNCATE shop.seen;
+SELECT visrec.retry('shop.lists');
+SELECT * FROM shop.seen;
+SELECT state, rows FROM visrec.coverage('shop.lists') WHERE rows > 0;
+SET ROLE regress_visrec_owner;
+ALTER FUNCTION shop.visrec_backfill_lists(text, jsonb) SECURITY INVOKER;
+RESET ROLE;
+CALL visrec.backfill('shop.lists');
+SELECT visrec.retry('shop.lists');
+SELECT visrec.attach('shop.lists', image_column => 'image', model => 'pixels');
+CALL visrec.backfill('shop.lists');
 
 DROP SCHEMA shop CASCADE;
 DROP TABLE bait;
