@@ -32,6 +32,11 @@ def clustered(
         yield batch / np.linalg.norm(batch, axis=1, keepdims=True)
 
 
+def kinds(rows: int) -> NDArray[np.int64]:
+    """A number from 0 to 9999 for each row, scattered over the rows and their centres by primes."""
+    return np.arange(1, rows + 1) * 7919 % 10007 % 10000
+
+
 def fill(connection: Connection, table: str, batches: Iterator[Vectors]) -> int:
     """Copies ``id`` (from 1), ``kind`` (a number from 0 to 9999) and ``content_vector``; how many.
 
@@ -44,11 +49,10 @@ def fill(connection: Connection, table: str, batches: Iterator[Vectors]) -> int:
             copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
             for batch in batches:
                 lines = []
-                for vector in batch.astype(">f4"):
+                numbers = kinds(row + len(batch))[row:]
+                for kind, vector in zip(numbers, batch.astype(">f4"), strict=True):
                     row += 1
-                    # Scattered over the rows, and over the centres, by a prime.
-                    kind = row * 7919 % 10007 % 10000
-                    lines.append(_line(row, kind, vector.tobytes()))
+                    lines.append(_line(row, int(kind), vector.tobytes()))
                 copy.write(b"".join(lines))
             copy.write(b"\xff\xff")
     return row

@@ -91,21 +91,6 @@ $$;
 COMMENT ON FUNCTION visrec._fill(text, jsonb) IS
     'A template with its @names@ filled in, once: what is filled in is not looked at again.';
 
-CREATE FUNCTION visrec._widen(setting text, width integer) RETURNS text[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    previous text := current_setting(setting, true);
-BEGIN
-    IF previous::integer >= width THEN      -- the session's own
-        RETURN ARRAY[setting, previous];
-    END IF;
-    PERFORM set_config(setting, width::text, true);
-    RETURN ARRAY[setting, previous];
-END
-$$;
-COMMENT ON FUNCTION visrec._widen(text, integer) IS
-    'Makes the next query search at least so widely; returns the setting and its value before, to be put back.';
-
 CREATE FUNCTION visrec._search_names(relation regclass, config jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -143,25 +128,30 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names jsonb := visrec._search_names(relation, config);
 BEGIN
+    -- Planned once a session: planning each time costs a third of the search. Not knowing k, the planner would rather
+    -- sort the whole table than use the index.
     RETURN visrec._make_function(relation, config, 'similar_', '',
         arguments => (names ->> 'key_type') || ', integer, jsonb, double precision',
         declaration => visrec._fill(
             'INOUT id @key_type@, k integer DEFAULT 10, filter jsonb DEFAULT NULL, max_distance double precision '
             'DEFAULT NULL, OUT similarity double precision, OUT @image@ @image_type@@shown@) RETURNS SETOF record '
-            'LANGUAGE plpgsql STABLE ROWS 10 @settings@ SET plan_cache_mode = force_custom_plan', names),
+            'LANGUAGE plpgsql STABLE ROWS 10 @settings@ SET plan_cache_mode = force_generic_plan SET enable_sort = off', names),
         comment => format('The k rows of %s that look most like the row with this key, best first; of those that the '
             'filter leaves, and no farther than max_distance.', relation),
         body => visrec._fill($body$
 #variable_conflict use_column
 DECLARE
-    query_vector @vector_type@;
+    query_vector @vector_schema@.vector;
     query_source bigint;
-    previous text[];
+    width integer;
+    previous text;
 BEGIN
     IF k IS NULL OR k < 1 OR max_distance IS NOT NULL THEN
         PERFORM visrec._check_search(k, max_distance);
     END IF;
-    SELECT t.@vector@, t.@source@ INTO query_vector, query_source FROM @table@ AS t WHERE t.@key@ @equals@ $1;
+    -- All of the vector, as a copy: the one in the table would be fetched for each comparison.
+    SELECT @vector_schema@.subvector(t.@vector@, 1, 16000), t.@source@ INTO query_vector, query_source
+    FROM @table@ AS t WHERE t.@key@ @equals@ $1;
     IF NOT FOUND THEN
         RAISE no_data_found USING
             MESSAGE = format('table "%s" has no row with the key %s', @relation@, coalesce($1::text, 'NULL'));
@@ -170,11 +160,15 @@ BEGIN
         RETURN;
     ELSIF query_source >> 32 <> @weights@ THEN
         PERFORM visrec._other_model(@relation@, @argument_text@);
-    ELSIF filter IS NOT NULL OR @exact@ THEN
+    ELSIF filter IS NOT NULL OR @exact@ OR row_security_active(@relation@::regclass) THEN
         RETURN QUERY SELECT * FROM @nearest@(query_vector, k, filter, max_distance, ARRAY[$1]);
         RETURN;
     END IF;
-    previous := visrec._widen(@width_setting@, @width@);
+    width := @width@;
+    previous := current_setting(@width_setting@);
+    IF previous::integer < width THEN
+        PERFORM set_config(@width_setting@, width::text, true);
+    END IF;
     RETURN QUERY
         SELECT t.@key@,
                CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
@@ -185,7 +179,9 @@ BEGIN
               ORDER BY @order_by_variable@ LIMIT @pool@) AS t
         WHERE max_distance IS NULL OR t.visrec_distance <= max_distance
         ORDER BY t.visrec_distance, t.@key@ LIMIT k;
-    PERFORM set_config(previous[1], previous[2], true);
+    IF previous::integer < width THEN
+        PERFORM set_config(@width_setting@, previous, true);
+    END IF;
 END
 $body$, names));
 END
@@ -214,17 +210,23 @@ DECLARE
     exact boolean := @exact@;       -- more than the index finds in one go
     pool CONSTANT integer := @pool@;
     ids @key_type@[];
-    previous text[];
+    width integer;
+    previous text;
 BEGIN
     PERFORM visrec._check_search(k, max_distance);
+    query := @vector_schema@.subvector(query, 1, 16000);    -- a copy, see similar_
     IF filter IS NOT NULL THEN
         condition := visrec._condition(@relation@, filter);
         exact := exact OR visrec._estimate(@relation@, condition, filter) <= few;
     END IF;
     IF NOT exact THEN
-        previous := visrec._widen(@width_setting@, @width@);
+        width := @width@;
+        previous := current_setting(@width_setting@);
+        IF previous::integer < width THEN
+            PERFORM set_config(@width_setting@, width::text, true);
+        END IF;
         EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query, excluded, pool;
-        PERFORM set_config(previous[1], previous[2], true);
+        PERFORM set_config(@width_setting@, previous, true);
         exact := coalesce(cardinality(ids), 0) < pool;  -- the index ran dry
     END IF;
     IF exact THEN

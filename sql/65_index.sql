@@ -53,7 +53,8 @@ BEGIN
         'pool', pool, 'width', width,
         'exact', CASE parts.method WHEN 'none' THEN 'true' ELSE 'k >= 1000' END,
         'width_setting', CASE parts.method WHEN 'ivfflat' THEN '''ivfflat.probes''' ELSE '''hnsw.ef_search''' END,
-        'settings', 'SET search_path = pg_catalog, pg_temp '
+        -- Costs are far from what these plans cost: compiling one takes longer than running it.
+        'settings', 'SET search_path = pg_catalog, pg_temp SET jit = off '
             || CASE parts.method WHEN 'ivfflat' THEN 'SET ivfflat.iterative_scan = relaxed_order'
                ELSE 'SET hnsw.iterative_scan = strict_order' END,
         -- as the index has it, or the planner does not use it
@@ -172,6 +173,10 @@ BEGIN
             MESSAGE = format('there is no index with the method "%s" and the metric "%s"', config ->> 'index_method',
                 config ->> 'index_metric'),
             HINT = 'Methods: hnsw, hnsw_half, hnsw_binary, ivfflat, none. Metrics: cosine, inner_product, l2.';
+    ELSIF parts.dimension IS NULL THEN
+        RAISE undefined_object USING
+            MESSAGE = format('model "%s" is not registered', config ->> 'model'),
+            HINT = format('SELECT visrec.register_model(%L);', config ->> 'model');
     ELSIF parts.dimension > parts.most THEN
         RAISE program_limit_exceeded USING
             MESSAGE = format('cannot index the vectors of table "%s" with the method "%s"', relation, parts.method),
