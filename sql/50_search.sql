@@ -206,6 +206,8 @@ BEGIN
 DECLARE
     -- So few rows are compared one by one in less time than the index takes to find k of them.
     few CONSTANT double precision := 5000;
+    estimate double precision;
+    share double precision := 1;    -- of the rows that the filter leaves
     condition text := 'true';
     exact boolean := @exact@;       -- more than the index finds in one go
     pool CONSTANT integer := @pool@;
@@ -217,10 +219,12 @@ BEGIN
     query := @vector_schema@.subvector(query, 1, 16000);    -- a copy, see similar_
     IF filter IS NOT NULL THEN
         condition := visrec._condition(@relation@, filter);
-        exact := exact OR visrec._estimate(@relation@, condition, filter) <= few;
+        estimate := visrec._estimate(@relation@, condition, filter);
+        exact := exact OR estimate <= few;
+        SELECT estimate / greatest(c.reltuples, estimate, 1) INTO share FROM pg_class AS c WHERE c.oid = @relation@::regclass;
     END IF;
     IF NOT exact THEN
-        width := @width@;
+        width := @width_filtered@;
         previous := current_setting(@width_setting@);
         IF previous::integer < width THEN
             PERFORM set_config(@width_setting@, width::text, true);

@@ -51,6 +51,9 @@ BEGIN
     END IF;
     RETURN jsonb_build_object(
         'pool', pool, 'width', width,
+        -- HNSW goes on until it has k rows that the filter leaves, but finds better ones when it begins wide enough.
+        'width_filtered', CASE parts.method WHEN 'ivfflat' THEN width
+            ELSE format('least(greatest(%s, 2 * pool / share), 1000)::integer', width) END,
         'exact', CASE parts.method WHEN 'none' THEN 'true' ELSE 'k >= 1000' END,
         'width_setting', CASE parts.method WHEN 'ivfflat' THEN '''ivfflat.probes''' ELSE '''hnsw.ef_search''' END,
         -- Costs are far from what these plans cost: compiling one takes longer than running it.
@@ -196,7 +199,8 @@ COMMENT ON FUNCTION visrec._check_index(regclass, jsonb) IS 'An error for an ind
 CREATE FUNCTION visrec.reindex(relation regclass, method text DEFAULT 'hnsw', metric text DEFAULT 'cosine') RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    config jsonb := visrec._attachment(relation) || jsonb_build_object('index_method', method, 'index_metric', metric);
+    config jsonb := visrec._attachment(relation) 
+        || jsonb_build_object('index_method', coalesce(method, 'NULL'), 'index_metric', coalesce(metric, 'NULL'));
     replaced regclass[];
 BEGIN
     PERFORM visrec._check_owner(relation);
