@@ -6,7 +6,7 @@ CREATE TABLE items (id bigint PRIMARY KEY, image_path text, kind integer, conten
 SELECT setseed(0.5);
 INSERT INTO items (id, kind, content_vector)
 SELECT n / 512 + 1, n / 512 % 3, array_agg(CASE WHEN n % 512 < 40 THEN random() - 0.5 ELSE 0 END ORDER BY n)::vector
-FROM generate_series(0, 1000 * 512 - 1) AS n GROUP BY n / 512;
+FROM generate_series(0, 500 * 512 - 1) AS n GROUP BY n / 512;
 SELECT visrec.attach('items', model => 'pixels');
 ANALYZE items;
 RESET client_min_messages;
