@@ -14,10 +14,10 @@ COMMENT ON FUNCTION visrec._config(bytea) IS 'The attachment in a trigger''s arg
 CREATE VIEW visrec.attached AS
 SELECT t.tgrelid::regclass AS relation, a.*
 FROM pg_catalog.pg_trigger AS t,
-     pg_catalog.jsonb_to_record(visrec._config(t.tgargs)) AS a (
+     pg_catalog.jsonb_to_record('{"index_method": "hnsw", "index_metric": "cosine"}' || visrec._config(t.tgargs)) AS a (
          key_column name, image_column name, vector_column name, model text, fingerprint text,
          mode text, on_error text, show_columns name[], functions_schema name, functions_name name,
-         source_column name)
+         source_column name, index_method text, index_metric text)
 WHERE t.tgname = 'visrec_insert' AND NOT t.tgisinternal AND a.key_column IS NOT NULL;
 COMMENT ON VIEW visrec.attached IS
     'The attached tables and what each was attached with. functions_name is the table''s name in the names of its '

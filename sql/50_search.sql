@@ -27,7 +27,7 @@ END
 $$;
 COMMENT ON FUNCTION visrec._other_model(regclass, text) IS 'An error: this row''s vector cannot be compared.';
 
--- Called by what 0.1.0 wrote for tables that were not attached since.
+-- The next two are called by what earlier versions wrote for tables that were not attached since.
 CREATE FUNCTION visrec._check_k(k integer, filter jsonb) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -43,6 +43,19 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._check_k(integer, jsonb) IS 'An error for arguments no search function of 0.1.0 takes.';
+
+CREATE FUNCTION visrec._widen_search(k integer) RETURNS text[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    setting text := CASE WHEN k < 1000 THEN 'hnsw.ef_search' ELSE 'enable_indexscan' END;
+    previous text := current_setting(setting, true);
+BEGIN
+    PERFORM set_config(setting, CASE WHEN k < 1000 THEN (k + 1)::text ELSE 'off' END, true);
+    RETURN ARRAY[setting, previous];
+END
+$$;
+COMMENT ON FUNCTION visrec._widen_search(integer) IS
+    'Makes the next query find k rows; returns the setting changed and its value before, to be put back.';
 
 CREATE FUNCTION visrec._check_search(k integer, max_distance double precision) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -78,21 +91,6 @@ $$;
 COMMENT ON FUNCTION visrec._fill(text, jsonb) IS
     'A template with its @names@ filled in, once: what is filled in is not looked at again.';
 
-CREATE FUNCTION visrec._widen_search(k integer) RETURNS text[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    -- HNSW finds at most ef_search rows in a go, and 1000 is the most that may be; from there on an
-    -- exact scan is as quick, and complete.
-    setting text := CASE WHEN k < 1000 THEN 'hnsw.ef_search' ELSE 'enable_indexscan' END;
-    previous text := current_setting(setting, true);
-BEGIN
-    PERFORM set_config(setting, CASE WHEN k < 1000 THEN (k + 1)::text ELSE 'off' END, true);
-    RETURN ARRAY[setting, previous];
-END
-$$;
-COMMENT ON FUNCTION visrec._widen_search(integer) IS
-    'Makes the next query find k rows; returns the setting changed and its value before, to be put back.';
-
 CREATE FUNCTION visrec._search_names(relation regclass, config jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -113,13 +111,13 @@ BEGIN
         'argument_text', visrec._key_text('$1', visrec._base_type(to_regtype(names ->> 'key_type'))),
         'distance', format('OPERATOR(%s.<=>)', names ->> 'vector_schema'),
         'nearest', format('%I.%I', config ->> 'functions_schema',
-            visrec._function_name('visrec_nearest_', config ->> 'functions_name')),
-        'settings', 'SET search_path = pg_catalog, pg_temp SET hnsw.iterative_scan = strict_order');
+            visrec._function_name('visrec_nearest_', config ->> 'functions_name')));
+    names := names || visrec._index_names(names, config);
     -- Parts of statements that are put together when a search runs: $1 the filter, $2 the vector, $3 excluded keys, $4 k.
     RETURN names || jsonb_build_object(
         'select_keys', quote_literal(visrec._fill('SELECT array_agg(c.id) FROM (SELECT t.@key@ AS id FROM @table@ AS t '
             'WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY ($3) AND (', names)),
-        'by_index', quote_literal(visrec._fill(') ORDER BY t.@vector@ @distance@ $2 LIMIT $4) AS c', names)),
+        'by_index', quote_literal(visrec._fill(') ORDER BY @order_by_parameter@ LIMIT $4) AS c', names)),
         -- the sum keeps the index out
         'one_by_one', quote_literal(visrec._fill(') ORDER BY (t.@vector@ @distance@ $2) + 0, t.@key@ LIMIT $4) AS c', names)));
 END
@@ -131,25 +129,30 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names jsonb := visrec._search_names(relation, config);
 BEGIN
+    -- Planned once a session: planning each time costs a third of the search. Not knowing k, the planner would rather
+    -- sort the whole table than use the index.
     RETURN visrec._make_function(relation, config, 'similar_', '',
         arguments => (names ->> 'key_type') || ', integer, jsonb, double precision',
         declaration => visrec._fill(
             'INOUT id @key_type@, k integer DEFAULT 10, filter jsonb DEFAULT NULL, max_distance double precision '
             'DEFAULT NULL, OUT similarity double precision, OUT @image@ @image_type@@shown@) RETURNS SETOF record '
-            'LANGUAGE plpgsql STABLE ROWS 10 @settings@ SET plan_cache_mode = force_custom_plan', names),
+            'LANGUAGE plpgsql STABLE ROWS 10 @settings@ SET plan_cache_mode = force_generic_plan SET enable_sort = off', names),
         comment => format('The k rows of %s that look most like the row with this key, best first; of those that the '
             'filter leaves, and no farther than max_distance.', relation),
         body => visrec._fill($body$
 #variable_conflict use_column
 DECLARE
-    query_vector @vector_type@;
+    query_vector @vector_schema@.vector;
     query_source bigint;
-    previous text[];
+    width integer;
+    previous text;
 BEGIN
     IF k IS NULL OR k < 1 OR max_distance IS NOT NULL THEN
         PERFORM visrec._check_search(k, max_distance);
     END IF;
-    SELECT t.@vector@, t.@source@ INTO query_vector, query_source FROM @table@ AS t WHERE t.@key@ @equals@ $1;
+    -- All of the vector, as a copy: the one in the table would be fetched for each comparison.
+    SELECT @vector_schema@.subvector(t.@vector@, 1, 16000), t.@source@ INTO query_vector, query_source
+    FROM @table@ AS t WHERE t.@key@ @equals@ $1;
     IF NOT FOUND THEN
         RAISE no_data_found USING
             MESSAGE = format('table "%s" has no row with the key %s', @relation@, coalesce($1::text, 'NULL'));
@@ -158,25 +161,27 @@ BEGIN
         RETURN;
     ELSIF query_source >> 32 <> @weights@ THEN
         PERFORM visrec._other_model(@relation@, @argument_text@);
-    ELSIF filter IS NOT NULL OR k >= 1000 THEN
+    ELSIF filter IS NOT NULL OR @exact@ OR row_security_active(@relation@::regclass) THEN
         RETURN QUERY SELECT * FROM @nearest@(query_vector, k, filter, max_distance, ARRAY[$1]);
         RETURN;
     END IF;
-    IF k >= coalesce(current_setting('hnsw.ef_search', true)::integer, 40) THEN
-        previous := visrec._widen_search(k);
+    width := @width@;
+    previous := current_setting(@width_setting@);
+    IF previous::integer < width THEN
+        PERFORM set_config(@width_setting@, width::text, true);
     END IF;
     RETURN QUERY
         SELECT t.@key@,
                CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
-                    ELSE 1 - (t.@vector@ @distance@ query_vector) END,
+                    ELSE 1 - t.visrec_distance END,
                t.@image@@selected@
-        FROM (SELECT * FROM @table@ AS t
+        FROM (SELECT t.*, t.@vector@ @distance@ query_vector AS visrec_distance FROM @table@ AS t
               WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ $1
-              ORDER BY t.@vector@ @distance@ query_vector LIMIT k) AS t
-        WHERE max_distance IS NULL OR t.@vector@ @distance@ query_vector <= max_distance
-        ORDER BY t.@vector@ @distance@ query_vector, t.@key@;
-    IF previous IS NOT NULL THEN
-        PERFORM set_config(previous[1], previous[2], true);
+              ORDER BY @order_by_variable@ LIMIT @pool@) AS t
+        WHERE max_distance IS NULL OR t.visrec_distance <= max_distance
+        ORDER BY t.visrec_distance, t.@key@ LIMIT k;
+    IF previous::integer < width THEN
+        PERFORM set_config(@width_setting@, previous, true);
     END IF;
 END
 $body$, names));
@@ -202,21 +207,32 @@ BEGIN
 DECLARE
     -- So few rows are compared one by one in less time than the index takes to find k of them.
     few CONSTANT double precision := 5000;
+    estimate double precision;
+    share double precision := 1;    -- of the rows that the filter leaves
     condition text := 'true';
-    exact boolean := k >= 1000;     -- more than the index finds in one go
+    exact boolean := @exact@;       -- more than the index finds in one go
+    pool CONSTANT integer := @pool@;
     ids @key_type@[];
-    previous text[];
+    width integer;
+    previous text;
 BEGIN
     PERFORM visrec._check_search(k, max_distance);
+    query := @vector_schema@.subvector(query, 1, 16000);    -- a copy, see similar_
     IF filter IS NOT NULL THEN
         condition := visrec._condition(@relation@, filter);
-        exact := exact OR visrec._estimate(@relation@, condition, filter) <= few;
+        estimate := visrec._estimate(@relation@, condition, filter);
+        exact := exact OR estimate <= few;
+        SELECT estimate / greatest(c.reltuples, estimate, 1) INTO share FROM pg_class AS c WHERE c.oid = @relation@::regclass;
     END IF;
     IF NOT exact THEN
-        previous := visrec._widen_search(greatest(k, 40));
-        EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query, excluded, k;
-        PERFORM set_config(previous[1], previous[2], true);
-        exact := coalesce(cardinality(ids), 0) < k;     -- the index ran dry
+        width := @width_filtered@;
+        previous := current_setting(@width_setting@);
+        IF previous::integer < width THEN
+            PERFORM set_config(@width_setting@, width::text, true);
+        END IF;
+        EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query, excluded, pool;
+        PERFORM set_config(@width_setting@, previous, true);
+        exact := coalesce(cardinality(ids), 0) < pool;  -- the index ran dry
     END IF;
     IF exact THEN
         EXECUTE @select_keys@ || condition || @one_by_one@ INTO ids USING filter, query, excluded, k;
@@ -228,7 +244,7 @@ BEGIN
                t.@image@@selected@
         FROM @table@ AS t
         WHERE t.@key@ @equals@ ANY (ids) AND (max_distance IS NULL OR t.@vector@ @distance@ query <= max_distance)
-        ORDER BY (t.@vector@ @distance@ query) + 0, t.@key@;
+        ORDER BY (t.@vector@ @distance@ query) + 0, t.@key@ LIMIT k;
 END
 $body$, names));
 END

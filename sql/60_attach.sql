@@ -193,7 +193,8 @@ CREATE FUNCTION visrec._kept(relation regclass) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_object_agg(c.key, c.value)
     FROM pg_trigger AS t, jsonb_each(visrec._config(t.tgargs)) AS c
-    WHERE t.tgrelid = relation AND t.tgname = 'visrec_insert' AND NOT t.tgisinternal AND c.key = 'events'
+    WHERE t.tgrelid = relation AND t.tgname = 'visrec_insert' AND NOT t.tgisinternal
+      AND c.key IN ('events', 'index_method', 'index_metric')
 $$;
 COMMENT ON FUNCTION visrec._kept(regclass) IS 'What of an attachment stays when visrec.attach is called again.';
 
@@ -233,7 +234,7 @@ BEGIN
     INTO config FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;
 
     PERFORM visrec._write(relation, config);
-    PERFORM visrec._make_index(relation, config, used.dimension);
+    PERFORM visrec._make_index(relation, config);
     -- What was made under the table's name before a rename, unless another table took that name over.
     IF (before ->> 'functions_schema', before ->> 'functions_name')
             <> (config ->> 'functions_schema', config ->> 'functions_name')
@@ -255,7 +256,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[]) IS
-    'Make a table''s images have vectors: adds the vector column, triggers, an HNSW cosine index and similar_<table>. '
+    'Make a table''s images have vectors: adds the vector column, triggers, an index (see visrec.reindex) and similar_<table>. '
     'Again, it brings them up to date. on_error: record (a bad image leaves its row without a vector and a line in '
     'visrec.failure) or raise (it fails the statement).';
 REVOKE ALL ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[]) FROM PUBLIC;
@@ -264,15 +265,12 @@ CREATE FUNCTION visrec.detach(relation regclass, drop_vectors boolean DEFAULT fa
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     config jsonb := visrec._attachment(relation);
-    made_index regclass;
 BEGIN
     PERFORM visrec._check_owner(relation);
     PERFORM visrec._drop_triggers(relation);
     PERFORM visrec._drop_functions(config);
-    made_index := visrec._vector_index(relation, (config ->> 'vector_column')::name, true);
-    IF made_index IS NOT NULL THEN
-        EXECUTE format('DROP INDEX %s', made_index);
-    END IF;
+    PERFORM visrec._drop_indexes(ARRAY(
+        SELECT i.index FROM visrec._vector_indexes(relation, (config ->> 'vector_column')::name) AS i WHERE i.made));
     IF drop_vectors THEN
         EXECUTE format('ALTER TABLE %s DROP COLUMN %I, DROP COLUMN IF EXISTS %I', relation,
             config ->> 'vector_column', visrec._function_name('', config ->> 'vector_column', '_source'));

@@ -1,0 +1,138 @@
+-- visrec.reindex: the plan inside similar_<table> with each method, the rows found, what cannot be.
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+CREATE EXTENSION visrec CASCADE;
+CREATE TABLE items (id bigint PRIMARY KEY, image_path text, kind integer, content_vector vector(512));
+SELECT setseed(0.5);
+INSERT INTO items (id, kind, content_vector)
+SELECT n / 512 + 1, n / 512 % 3, array_agg(CASE WHEN n % 512 < 40 THEN random() - 0.5 ELSE 0 END ORDER BY n)::vector
+FROM generate_series(0, 500 * 512 - 1) AS n GROUP BY n / 512;
+SELECT visrec.attach('items', model => 'pixels');
+ANALYZE items;
+RESET client_min_messages;
+
+-- The statement inside the function, planned as the function plans it: with its settings, not knowing the arguments.
+CREATE FUNCTION plan() RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    made pg_proc := (SELECT p FROM pg_proc AS p WHERE p.proname = 'similar_items');
+    query text := substring(made.prosrc FROM 'RETURN QUERY\s+(SELECT t\.[^;]*);');
+    setting text;
+    line text;
+BEGIN
+    FOREACH setting IN ARRAY made.proconfig LOOP
+        PERFORM set_config(split_part(setting, '=', 1), split_part(setting, '=', 2), true);
+    END LOOP;
+    query := regexp_replace(replace(replace(query, 'query_vector', '$2'), 'max_distance', '$3'), '\mk\M', '$4', 'g');
+    EXECUTE 'PREPARE inside (bigint, public.vector, float8, integer) AS ' || query;
+    FOR line IN EXECUTE format('EXPLAIN (COSTS OFF) EXECUTE inside (1, %L, NULL, 10)',
+                               (SELECT content_vector FROM public.items WHERE id = 1)) LOOP
+        IF line ~ 'Scan using|Seq Scan|Order By' THEN
+            RETURN NEXT regexp_replace(line, '^[ ]*(->)? *', '');
+        END IF;
+    END LOOP;
+    DEALLOCATE inside;
+END
+$$;
+
+-- Whether the 10 nearest of 20 rows are found (of bits, nearly all), and those that a filter leaves; whether the similarity is the cosine.
+CREATE TABLE exact AS
+SELECT q.id AS q, o.id, 1 - (o.content_vector <=> q.content_vector) AS cosine,
+       row_number() OVER (PARTITION BY q.id ORDER BY o.content_vector <=> q.content_vector) AS place,
+       row_number() OVER (PARTITION BY q.id, o.kind ORDER BY o.content_vector <=> q.content_vector) AS of_kind
+FROM (SELECT * FROM items WHERE id <= 20 OFFSET 0) AS q JOIN items AS o ON o.id <> q.id;
+CREATE FUNCTION found(share numeric DEFAULT 0.95) RETURNS TABLE (recall boolean, filtered boolean, cosine boolean) LANGUAGE sql AS $$
+    SELECT avg((e.place <= 10)::integer) FILTER (WHERE f.kind IS NULL) >= share,
+           avg((e.of_kind <= 10)::integer) FILTER (WHERE f.kind = 1) = 1,
+           bool_and(abs(e.cosine - s.similarity) < 1e-6)
+    FROM generate_series(1, 20) AS n CROSS JOIN (VALUES (NULL), (1)) AS f (kind)
+    CROSS JOIN LATERAL similar_items(n, 10, CASE WHEN f.kind = 1 THEN '{"kind": 1}'::jsonb END) AS s
+    JOIN exact AS e ON e.q = n AND e.id = s.id
+$$;
+CREATE VIEW indexes AS SELECT pg_get_indexdef(indexrelid) FROM pg_index
+    WHERE indrelid = 'items'::regclass AND NOT indisprimary ORDER BY 1;
+
+SELECT plan();
+SELECT * FROM found();
+
+SELECT visrec.reindex('items', 'hnsw_half');
+SELECT * FROM indexes;
+SELECT plan();
+SELECT * FROM found();
+
+SELECT visrec.reindex('items', 'hnsw_binary');
+SELECT * FROM indexes;
+SELECT plan();
+SELECT * FROM found(0.8);
+
+SELECT visrec.reindex('items', 'ivfflat');
+SELECT * FROM indexes;
+SELECT plan();
+SELECT * FROM found();
+
+SELECT visrec.reindex('items', 'none');
+SELECT * FROM indexes;
+SELECT * FROM found();
+
+-- Metrics: the same rows. They are the same for vectors of length 1 only.
+UPDATE items SET content_vector = l2_normalize(content_vector);
+SELECT visrec.reindex('items', 'hnsw', 'inner_product');
+SELECT plan();
+SELECT * FROM found();
+SELECT visrec.reindex('items', 'hnsw_half', 'l2');
+SELECT plan();
+SELECT * FROM found();
+SELECT visrec.reindex('items', metric => 'l2');
+SELECT plan();
+SELECT * FROM found();
+
+-- Attached again, it is as it was; an index of one's own is used, and left alone.
+SELECT visrec.attach('items', model => 'pixels');
+SELECT index_method, index_metric FROM visrec.attached;
+SELECT * FROM indexes;
+CREATE INDEX mine ON items USING hnsw (content_vector vector_cosine_ops);
+SELECT visrec.reindex('items');
+SELECT * FROM indexes;
+SELECT index_method, index_metric FROM visrec.attached;
+SELECT visrec.reindex('items', 'hnsw_binary');
+SELECT visrec.reindex('items', 'none');
+SELECT * FROM indexes;
+
+-- However many
+SELECT visrec.reindex('items', 'hnsw_binary');
+SELECT count(*), count(DISTINCT id) FROM similar_items(7, 60);
+SELECT count(*), count(DISTINCT id) FROM similar_items(7, 5000);
+SHOW hnsw.ef_search;
+
+-- Row-level security: as many of the rows that one may see as were asked for
+CREATE ROLE regress_reader;
+GRANT SELECT ON items TO regress_reader;
+CREATE POLICY few ON items USING (id <= 15);
+ALTER TABLE items ENABLE ROW LEVEL SECURITY;
+SET ROLE regress_reader;
+SELECT count(*), max(id) FROM similar_items(7);
+SELECT visrec.reindex('items');
+RESET ROLE;
+
+-- What cannot be
+SELECT visrec.reindex('items', 'annoy');
+SELECT visrec.reindex('items', 'hnsw', 'hamming');
+SELECT visrec.reindex('items', NULL);
+CREATE TABLE plain (id bigint PRIMARY KEY, image_path text);
+SELECT visrec.reindex('plain');
+INSERT INTO visrec.model VALUES ('wide', '/nowhere', 3000, 'wide-1'), ('wider', '/nowhere', 5000, 'wider-1');
+SELECT visrec.attach('plain', model => 'wide');
+SELECT visrec.reindex('plain');
+SELECT visrec.reindex('plain', 'ivfflat');
+SELECT visrec.reindex('plain', 'hnsw_half');
+SELECT visrec.detach('plain', true);
+SELECT visrec.attach('plain', model => 'wider');
+SELECT visrec.reindex('plain', 'hnsw_half');
+SELECT visrec.reindex('plain', 'hnsw_binary');
+
+SELECT visrec.detach('items');
+SELECT * FROM indexes;
+DROP VIEW indexes;
+DROP TABLE items, plain, exact;
+DROP FUNCTION plan, found;
+DROP EXTENSION visrec;
+DROP ROLE regress_reader;
