@@ -135,12 +135,7 @@ DECLARE
     told timestamptz := started;
     seconds double precision;
 BEGIN
-    IF pg_catalog.transaction_timestamp() OPERATOR(pg_catalog.<>) pg_catalog.statement_timestamp() THEN
-        RAISE invalid_transaction_termination USING
-            MESSAGE = 'backfill commits batch by batch and cannot run inside a transaction block',
-            HINT = 'CALL it without BEGIN, with autocommit on.';
-    END IF;
-    COMMIT;     -- fails here, before any work, where it may not commit
+    COMMIT;     -- fails here, before any work, inside a transaction block
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     config := visrec._attachment(relation);
     PERFORM visrec._check_owner(relation);

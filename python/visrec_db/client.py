@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import os.path
 import select
 import socket
 import time
@@ -34,12 +33,11 @@ PYTHON = os.path.join(HOME, "venv", "bin", "python")
 """What the encoder process runs with: not the Python that PostgreSQL embeds, but its libraries."""
 
 STEP = 0.05  # seconds between two looks whether the statement was cancelled
-
 START_WITHIN = 20.0
 """Seconds for the encoder process to open its socket (it loads models later)."""
 
+POSTMASTER = os.getppid()
 ATTEMPTS = 4  # encoder processes that may end under a request before it is given up
-
 ERRORS = {
     cls.code: cls
     for base in (errors.ImageError, errors.EncoderError)
@@ -170,7 +168,7 @@ def running(checkpoint: Checkpoint) -> Connection | None:
 
 
 def open_socket() -> socket.socket | None:
-    """A connection to the encoder, whichever runs; None where none listens."""
+    """A connection to the encoder; None where none listens."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(protocol.SOCKET)
@@ -196,6 +194,8 @@ def _start(checkpoint: Checkpoint, idle_seconds: str) -> socket.socket:
     try:
         while True:
             checkpoint()
+            if os.getppid() != POSTMASTER:  # and no error of a row's: nothing may be committed now
+                raise RuntimeError("the server's main process is gone")
             sock = open_socket()
             if sock is not None:
                 return sock
@@ -257,10 +257,10 @@ def _spawn(idle_seconds: str) -> subprocess.Popen[bytes]:
 def _last_words() -> str:
     try:
         with open(protocol.LOG, encoding="utf-8", errors="replace") as log:
-            lines = log.readlines()
+            words = [line.strip() for line in log if line.strip()]
     except OSError:
-        return "it wrote nothing"
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+        words = []
+    return words[-1] if words else "it wrote nothing"
 
 
 class Shared:

@@ -141,12 +141,6 @@ def test_retry_passes_over_a_row_that_is_being_changed(posts, images, paths, pic
     ]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="with the extended protocol the transaction begins at Parse, before the statement's"
-    " time is taken at Bind: backfill takes that for a transaction block",
-    raises=psycopg.errors.InvalidTransactionTermination,
-)
 def test_backfill_is_called_with_parameters(posts, paths):
     """As JDBC and asyncpg call it always, and psycopg where a value is bound."""
     posts.execute("CALL visrec.backfill(%s)", ("posts",))
@@ -193,11 +187,6 @@ def own_cluster(db):
     cluster.remove()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a backend whose server was killed tries for 20 s to start another encoder process, and"
-    " then commits its rows as failed: encoder_unavailable",
-)
 @pytest.mark.usefixtures("may_kill")
 def test_a_server_killed_in_the_middle_of_inserts(own_cluster):
     """What was committed is there, nothing else, and all of it accounted for."""
