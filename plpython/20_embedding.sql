@@ -76,14 +76,3 @@ return backend.encoder_warm(plpy, model)
 $python$;
 COMMENT ON FUNCTION visrec._encoder_warm(text) IS 'Has the encoder process load a model.';
 REVOKE ALL ON FUNCTION visrec._encoder_warm(text) FROM PUBLIC;
-
-CREATE FUNCTION visrec._hash_images(relation oid, config jsonb, ids text[]) RETURNS jsonb
-LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
-import sys
-if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
-from visrec_db import backend
-return backend.hash_images(plpy, relation, config, ids)
-$python$;
-COMMENT ON FUNCTION visrec._hash_images(oid, jsonb, text[]) IS
-    'For each row''s key: SHA-256 of its image''s bytes and a perceptual hash; null for what cannot be read or decoded.';
-REVOKE ALL ON FUNCTION visrec._hash_images(oid, jsonb, text[]) FROM PUBLIC;

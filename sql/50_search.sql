@@ -107,7 +107,6 @@ BEGIN
         'relation', quote_literal(relation::text),
         'shown', shown, 'selected', selected,
         'weights', visrec._weights(config ->> 'fingerprint'),
-        'other_text', visrec._key_text(format('o.%s', names ->> 'key'), visrec._base_type(to_regtype(names ->> 'key_type'))),
         'argument_text', visrec._key_text('$1', visrec._base_type(to_regtype(names ->> 'key_type'))),
         'distance', format('OPERATOR(%s.<=>)', names ->> 'vector_schema'),
         'nearest', format('%I.%I', config ->> 'functions_schema',

@@ -7,8 +7,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'visrec.attach(regclass, name, name, text, text, text, name[])',
         'visrec.backfill(regclass, integer, bigint)',
         'visrec.retry(regclass)',
-        'visrec.duplicates(regclass, integer, double precision)',
-        'visrec._hash_images(oid, jsonb, text[])',
         'visrec.embed_image(text, text)',
         'visrec.embed_image(bytea, text)',
         'visrec.embed_text(text, text)',

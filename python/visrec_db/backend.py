@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from visrec_db import client, errors, in_process, statements
+from visrec_db import client, errors, statements
 from visrec_db.in_process import InProcess, Model
 
 BATCH_SIZE, BATCH_OF_BYTES = 128, 16
@@ -111,21 +111,6 @@ def inspect_model(plpy: Plpy, name: str, directory: str) -> str:
     return json.dumps({"fingerprint": fingerprint, "dimension": dimension})
 
 
-def hash_images(plpy: Plpy, relation: int, config: str, ids: Sequence[str]) -> str:
-    """For each row's key: what ``hashes.hashes`` says of its image, as JSON."""
-    in_process.add_libraries()
-    from visrec_db import hashes  # noqa: PLC0415 - needs the libraries
-
-    table = _Table(plpy, relation, config, bulk=True)
-    allowed = in_process.policy(_settings(plpy))
-    found = {}
-    for start in range(0, len(ids), BATCH_OF_BYTES):
-        for row in table.images(ids[start : start + BATCH_OF_BYTES]):
-            _checkpoint(plpy)
-            found[row["id"]] = hashes.hashes(row["image"], allowed)
-    return json.dumps(found)
-
-
 class Outcome:
     """What became of the rows of one call."""
 
@@ -169,10 +154,6 @@ class _Table:
         """``id`` (text) and ``image`` of those of the rows that have no vector."""
         statement = statements.READ_AND_LOCK if self.config.get("lock") else statements.READ
         return list(statement.run(self._plpy, list(ids), names=self._names))
-
-    def images(self, ids: Sequence[str]) -> Sequence[Mapping[str, Any]]:
-        """``id`` (text) and ``image`` of those of the rows that have one."""
-        return statements.IMAGES.run(self._plpy, list(ids), names=self._names)
 
     def read_next(self, after: str | None, count: int) -> list[Mapping[str, Any]]:
         """The next rows that have an image and no vector, locked until the transaction ends.
@@ -301,7 +282,7 @@ def _connect(plpy: Plpy, model_name: str, bulk: bool, fingerprint: str | None = 
 
 
 def _embedder(plpy: Plpy, model: Model, bulk: bool) -> Embedder:
-    settings = _settings(plpy)
+    settings = {row["name"]: row["value"] for row in statements.SETTINGS.run(plpy)}
 
     def checkpoint() -> None:
         _checkpoint(plpy)
@@ -316,10 +297,6 @@ def _embedder(plpy: Plpy, model: Model, bulk: bool) -> Embedder:
         _warn_once(plpy, f"visrec embeds in this session itself: {error.message}")
         return InProcess(model, settings, checkpoint)
     return client.Shared(model, settings, checkpoint, bulk)
-
-
-def _settings(plpy: Plpy) -> dict[str, str]:
-    return {row["name"]: row["value"] for row in statements.SETTINGS.run(plpy)}
 
 
 _warned: set[str] = set()

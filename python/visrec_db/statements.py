@@ -84,15 +84,6 @@ FOR NO KEY UPDATE SKIP LOCKED
 """,
 )
 
-IMAGES = Statement(
-    ("text[]",),
-    """
-SELECT %(key_text)s AS id, t.%(image)s AS image
-FROM %(table)s AS t
-WHERE t.%(key)s %(equals)s ANY (($1)::%(key_type)s[]) AND t.%(image)s IS NOT NULL
-""",
-)
-
 STORE = Statement(
     ("text[]", "text[]"),
     """
