@@ -6,7 +6,12 @@
 -- a vector comes from, and the triggers that remove the failures of rows that go.
 
 DROP FUNCTION visrec._made_functions(name, name);
+DROP FUNCTION visrec._make_function(regclass, jsonb, text, text, text, text, text);
+DROP FUNCTION visrec._make_index(regclass, jsonb, integer);
+DROP FUNCTION visrec._make_similar(regclass, jsonb);
+DROP FUNCTION visrec._make_triggers(regclass, jsonb);
 DROP FUNCTION visrec._names(oid, jsonb);
+DROP FUNCTION visrec._vector_index(regclass, name, boolean);
 DROP POLICY readers ON visrec.failure;
 
 CREATE OR REPLACE VIEW visrec.setting AS
@@ -96,10 +101,10 @@ $$;
 CREATE OR REPLACE VIEW visrec.attached AS
 SELECT t.tgrelid::regclass AS relation, a.*
 FROM pg_catalog.pg_trigger AS t,
-     pg_catalog.jsonb_to_record(visrec._config(t.tgargs)) AS a (
+     pg_catalog.jsonb_to_record('{"index_method": "hnsw", "index_metric": "cosine"}' || visrec._config(t.tgargs)) AS a (
          key_column name, image_column name, vector_column name, model text, fingerprint text,
          mode text, on_error text, show_columns name[], functions_schema name, functions_name name,
-         source_column name)
+         source_column name, index_method text, index_metric text)
 WHERE t.tgname = 'visrec_insert' AND NOT t.tgisinternal AND a.key_column IS NOT NULL;
 
 CREATE OR REPLACE FUNCTION visrec._hash(data bytea) RETURNS bigint
@@ -162,8 +167,10 @@ COMMENT ON FUNCTION visrec._base_type(oid) IS 'The type that a domain is over; a
 CREATE OR REPLACE FUNCTION visrec._table_functions(schema text, table_name text) RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure
-    FROM unnest(ARRAY['similar_', 'visrec_embed_', 'visrec_backfill_']) AS prefix
-    JOIN pg_proc AS p ON p.proname = visrec._function_name(prefix, table_name)
+    FROM (VALUES ('visrec_embed_', ''), ('visrec_backfill_', ''), ('visrec_nearest_', ''), ('similar_', ''),
+        ('search_', ''), ('search_', '_by_image'), ('recommend_', ''), ('recommend_', '_weighted'),
+        ('recommend_', '_for')) AS f (prefix, suffix)
+    JOIN pg_proc AS p ON p.proname = visrec._function_name(f.prefix, table_name, f.suffix)
     JOIN pg_namespace AS n ON n.oid = p.pronamespace
     WHERE n.nspname = schema AND visrec._depends_on_extension('pg_proc', p.oid)
 $$;
@@ -221,6 +228,125 @@ COMMENT ON FUNCTION visrec._names(oid, jsonb) IS
     'what it should say; stale and unembedded, conditions. The key''s operators are those of its primary key''s index, '
     'so that every type of key compares as it does there.';
 
+CREATE OR REPLACE FUNCTION visrec._comparison(type oid, strategy integer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('OPERATOR(%I.%s)', n.nspname, p.oprname)
+    FROM pg_type AS t
+    -- The type that the type's index operators are declared for: those of text serve varchar, and so on.
+    JOIN pg_opclass AS o ON o.opcdefault AND o.opcintype = CASE
+        WHEN t.typtype = 'e' THEN 'anyenum'::regtype
+        WHEN t.oid = 'varchar'::regtype THEN 'text'::regtype
+        WHEN t.typcategory = 'A' THEN 'anyarray'::regtype
+        WHEN t.typtype = 'r' THEN 'anyrange'::regtype
+        ELSE t.oid END
+    JOIN pg_am AS m ON m.oid = o.opcmethod AND m.amname = 'btree'
+    JOIN pg_amop AS a ON a.amopfamily = o.opcfamily AND a.amopstrategy = strategy
+        AND a.amoplefttype = o.opcintype AND a.amoprighttype = o.opcintype
+    JOIN pg_operator AS p ON p.oid = a.amopopr
+    JOIN pg_namespace AS n ON n.oid = p.oprnamespace
+    WHERE t.oid = visrec._base_type(type)
+$$;
+COMMENT ON FUNCTION visrec._comparison(oid, integer) IS
+    'A type''s operator by its B-tree strategy: 1 <, 2 <=, 3 =, 4 >=, 5 >; NULL where the type has no order.';
+
+CREATE OR REPLACE FUNCTION visrec._filter_column(relation regclass, name text) RETURNS pg_attribute
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found pg_attribute;
+BEGIN
+    SELECT a.* INTO found FROM pg_attribute AS a
+    WHERE a.attrelid = relation AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped;
+    IF found.attname IS NULL THEN
+        RAISE undefined_column USING
+            MESSAGE = format('the filter names the column "%s", which table "%s" does not have', name, relation),
+            HINT = format('Columns: %s.', (
+                SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
+                WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped));
+    ELSIF visrec._comparison(found.atttypid, 3) IS NULL THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('column "%s" cannot be filtered by: values of type %s are not compared', name,
+                format_type(found.atttypid, found.atttypmod));
+    END IF;
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION visrec._filter_column(regclass, text) IS 'A column that a filter may name, or an error.';
+
+CREATE OR REPLACE FUNCTION visrec._condition(relation regclass, filter jsonb) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    strategies CONSTANT jsonb := '{"lt": 1, "lte": 2, "gte": 4, "gt": 5}';
+    conditions text[] := '{}';
+    held pg_attribute;
+    name text;
+    wanted jsonb;       -- {"operator": value, …}
+    operator text;
+    value jsonb;
+    left_side text;
+    right_side text;
+    type text;
+    equals text;
+BEGIN
+    IF jsonb_typeof(filter) <> 'object' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('a filter is a JSON object, not %s', jsonb_typeof(filter)),
+            HINT = 'For example {"category": "shoes", "price": {"lt": 100}}.';
+    END IF;
+    FOR name, wanted IN SELECT * FROM jsonb_each(filter) LOOP
+        held := visrec._filter_column(relation, name);
+        type := format_type(held.atttypid, -1);
+        equals := visrec._comparison(held.atttypid, 3);
+        left_side := format('t.%I', name);
+        IF jsonb_typeof(wanted) <> 'object' THEN
+            wanted := jsonb_build_object('eq', wanted);
+        END IF;
+        FOR operator, value IN SELECT * FROM jsonb_each(wanted) LOOP
+            -- Where the value stands in the filter, cast to the column's type.
+            right_side := format('($1 #>> %L)::%s', CASE WHEN filter -> name ? operator AND
+                jsonb_typeof(filter -> name) = 'object' THEN ARRAY[name, operator] ELSE ARRAY[name] END, type);
+            IF operator NOT IN ('eq', 'ne', 'in') AND NOT strategies ? operator THEN
+                RAISE invalid_parameter_value USING
+                    MESSAGE = format('the filter has the operator "%s" for column "%s", which there is not', operator, name),
+                    HINT = 'Operators: eq, ne, lt, lte, gt, gte, in.';
+            ELSIF (operator = 'in') <> (jsonb_typeof(value) = 'array') AND visrec._base_type(held.atttypid) <> 'jsonb'::regtype
+                OR jsonb_typeof(value) = 'null' AND operator NOT IN ('eq', 'ne')
+            THEN
+                RAISE invalid_parameter_value USING
+                    MESSAGE = format('the filter''s value for column "%s" and operator "%s" is %s', name, operator,
+                        CASE jsonb_typeof(value) WHEN 'null' THEN 'null' ELSE 'of the kind ' || jsonb_typeof(value) END),
+                    HINT = '"in" takes an array, null goes with "eq" and "ne", the others take one value.';
+            END IF;
+            conditions := conditions || CASE
+                WHEN jsonb_typeof(value) = 'null' AND operator = 'eq' THEN left_side || ' IS NULL'
+                WHEN jsonb_typeof(value) = 'null' THEN left_side || ' IS NOT NULL'
+                WHEN operator = 'eq' THEN format('%s %s %s', left_side, equals, right_side)
+                WHEN operator = 'ne' THEN format('(%1$s IS NULL OR NOT %1$s %2$s %3$s)', left_side, equals, right_side)
+                WHEN operator = 'in' THEN format('%s %s ANY (ARRAY(SELECT jsonb_array_elements_text($1 #> %L))::%s[])',
+                    left_side, equals, ARRAY[name, operator], type)
+                ELSE format('%s %s %s', left_side,
+                    visrec._comparison(held.atttypid, (strategies ->> operator)::integer), right_side)
+            END;
+        END LOOP;
+    END LOOP;
+    RETURN coalesce(nullif(array_to_string(conditions, ' AND '), ''), 'true');
+END
+$$;
+COMMENT ON FUNCTION visrec._condition(regclass, jsonb) IS
+    'A filter as a condition on the row t, with the filter itself as $1: {"column": value} for equality, null for IS '
+    'NULL, {"column": {"operator": value}} with eq, ne, lt, lte, gt, gte, in; all of them must hold. ne holds for NULL, too.';
+
+CREATE OR REPLACE FUNCTION visrec._estimate(relation regclass, condition text, filter jsonb) RETURNS double precision
+-- Volatile, since EXPLAIN is refused to others; it changes nothing.
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s AS t WHERE %s', relation, condition) INTO plan USING filter;
+    RETURN (plan #>> '{0,Plan,Plan Rows}')::double precision;
+END
+$$;
+COMMENT ON FUNCTION visrec._estimate(regclass, text, jsonb) IS 'How many rows the planner expects a filter to leave.';
+
 CREATE OR REPLACE FUNCTION visrec._other_model(relation regclass, row_id text) RETURNS double precision
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -232,70 +358,891 @@ END
 $$;
 COMMENT ON FUNCTION visrec._other_model(regclass, text) IS 'An error: this row''s vector cannot be compared.';
 
-CREATE OR REPLACE FUNCTION visrec._make_similar(relation regclass, config jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION visrec._check_k(k integer, filter jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF k IS NULL OR k < 1 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('k must be at least 1, not %s', coalesce(k::text, 'NULL'));
+    END IF;
+    IF filter IS NOT NULL THEN
+        RAISE feature_not_supported USING
+            MESSAGE = 'this table''s functions are of an earlier version, without filters',
+            HINT = 'Attach the table again: SELECT visrec.attach(…).';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_k(integer, jsonb) IS 'An error for arguments no search function of 0.1.0 takes.';
+
+CREATE OR REPLACE FUNCTION visrec._widen_search(k integer) RETURNS text[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    names record;
+    setting text := CASE WHEN k < 1000 THEN 'hnsw.ef_search' ELSE 'enable_indexscan' END;
+    previous text := current_setting(setting, true);
+BEGIN
+    PERFORM set_config(setting, CASE WHEN k < 1000 THEN (k + 1)::text ELSE 'off' END, true);
+    RETURN ARRAY[setting, previous];
+END
+$$;
+
+CREATE OR REPLACE FUNCTION visrec._check_search(k integer, max_distance double precision) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF k IS NULL OR k < 1 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('k must be at least 1, not %s', coalesce(k::text, 'NULL'));
+    ELSIF max_distance < 0 OR max_distance = 'NaN' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('max_distance must be at least 0, not %s', max_distance),
+            DETAIL = 'It is a cosine distance: 0 for the same direction, 1 for nothing in common, 2 at most.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_search(integer, double precision) IS 'An error for arguments no search function takes.';
+
+CREATE OR REPLACE FUNCTION visrec._fill(template text, names jsonb) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    filled text := '';
+    part text;
+    n bigint;
+BEGIN
+    FOR part, n IN SELECT * FROM string_to_table(template, '@') WITH ORDINALITY LOOP
+        IF n % 2 = 0 AND names ->> part IS NULL THEN
+            RAISE internal_error USING MESSAGE = format('nothing to fill in for %s', part);
+        END IF;
+        filled := filled || CASE WHEN n % 2 = 1 THEN part ELSE names ->> part END;
+    END LOOP;
+    RETURN filled;
+END
+$$;
+COMMENT ON FUNCTION visrec._fill(text, jsonb) IS
+    'A template with its @names@ filled in, once: what is filled in is not looked at again.';
+
+CREATE OR REPLACE FUNCTION visrec._search_names(relation regclass, config jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := (SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n);
     shown text;         -- ', OUT title text'
     selected text;      -- ', t.title'
 BEGIN
-    SELECT * INTO names FROM visrec._names(relation, config);
     SELECT coalesce(string_agg(format(', OUT %I %s', a.attname, format_type(a.atttypid, a.atttypmod)), '' ORDER BY s.n), ''),
            coalesce(string_agg(format(', t.%I', a.attname), '' ORDER BY s.n), '')
     INTO shown, selected
     FROM jsonb_array_elements_text(config -> 'show_columns') WITH ORDINALITY AS s (name, n)
     JOIN pg_attribute AS a ON a.attrelid = relation AND a.attname = s.name AND a.attnum > 0;
-
-    PERFORM visrec._make_function(relation, config, 'similar_',
-        arguments => format('%s, integer, jsonb', names.key_type),
-        declaration => format(
-            'INOUT id %s, k integer DEFAULT 10, filter jsonb DEFAULT NULL, '
-            'OUT similarity double precision, OUT %s %s%s) RETURNS SETOF record '
-            'LANGUAGE plpgsql STABLE ROWS 10 SET search_path = pg_catalog, pg_temp '
-            'SET plan_cache_mode = force_custom_plan SET hnsw.iterative_scan = strict_order',
-            names.key_type, names.image, names.image_type, shown),
-        comment => format('The k rows of %s that look most like the row with this key, best first.', relation),
-        body => format($body$
-#variable_conflict use_column
-DECLARE
-    query_vector %7$s;
-    query_source bigint;
-    previous text[];
-BEGIN
-    IF k IS NULL OR k < 1 OR filter IS NOT NULL THEN
-        PERFORM visrec._check_k(k, filter);
-    END IF;
-    SELECT t.%6$s, t.%10$s INTO query_vector, query_source FROM %1$s AS t WHERE t.%2$s %3$s $1;
-    IF NOT FOUND THEN
-        RAISE no_data_found USING
-            MESSAGE = format('table "%%s" has no row with the key %%s', %8$L, coalesce($1::text, 'NULL'));
-    ELSIF query_vector IS NULL THEN
-        PERFORM visrec._no_vector(%1$L, %12$s);
-        RETURN;
-    ELSIF query_source >> 32 <> %11$s THEN
-        PERFORM visrec._other_model(%1$L, %12$s);
-    END IF;
-    IF k >= coalesce(current_setting('hnsw.ef_search', true)::integer, 40) THEN
-        previous := visrec._widen_search(k);
-    END IF;
-    RETURN QUERY
-        SELECT t.%2$s,
-               CASE WHEN t.%10$s >> 32 <> %11$s THEN visrec._other_model(%1$L, %13$s)
-                    ELSE 1 - (t.%6$s OPERATOR(%5$s.<=>) query_vector) END,
-               t.%4$s%9$s
-        FROM %1$s AS t
-        WHERE t.%6$s IS NOT NULL AND NOT t.%2$s %3$s $1
-        ORDER BY t.%6$s OPERATOR(%5$s.<=>) query_vector
-        LIMIT k;
-    IF previous IS NOT NULL THEN
-        PERFORM set_config(previous[1], previous[2], true);
-    END IF;
-END
-$body$, names."table", names.key, names.equals, names.image, names.vector_schema, names.vector,
-            names.vector_type, relation, selected, names.source, visrec._weights(config ->> 'fingerprint'),
-            visrec._key_text('$1', visrec._base_type(to_regtype(names.key_type))), names.key_text));
+    names := names || jsonb_build_object(
+        'relation', quote_literal(relation::text),
+        'shown', shown, 'selected', selected,
+        'weights', visrec._weights(config ->> 'fingerprint'),
+        'argument_text', visrec._key_text('$1', visrec._base_type(to_regtype(names ->> 'key_type'))),
+        'distance', format('OPERATOR(%s.<=>)', names ->> 'vector_schema'),
+        'nearest', format('%I.%I', config ->> 'functions_schema',
+            visrec._function_name('visrec_nearest_', config ->> 'functions_name')));
+    names := names || visrec._index_names(names, config);
+    -- Parts of statements that are put together when a search runs: $1 the filter, $2 the vector, $3 excluded keys, $4 k.
+    RETURN names || jsonb_build_object(
+        'select_keys', quote_literal(visrec._fill('SELECT array_agg(c.id) FROM (SELECT t.@key@ AS id FROM @table@ AS t '
+            'WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY ($3) AND (', names)),
+        'by_index', quote_literal(visrec._fill(') ORDER BY @order_by_parameter@ LIMIT $4) AS c', names)),
+        -- the sum keeps the index out
+        'one_by_one', quote_literal(visrec._fill(') ORDER BY (t.@vector@ @distance@ $2) + 0, t.@key@ LIMIT $4) AS c', names)));
 END
 $$;
+COMMENT ON FUNCTION visrec._search_names(regclass, jsonb) IS 'What the templates of a table''s search functions are filled with.';
+
+CREATE OR REPLACE FUNCTION visrec._make_similar(relation regclass, config jsonb) RETURNS regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := visrec._search_names(relation, config);
+BEGIN
+    -- Planned once a session: planning each time costs a third of the search. Not knowing k, the planner would rather
+    -- sort the whole table than use the index.
+    RETURN visrec._make_function(relation, config, 'similar_', '',
+        arguments => (names ->> 'key_type') || ', integer, jsonb, double precision',
+        declaration => visrec._fill(
+            'INOUT id @key_type@, k integer DEFAULT 10, filter jsonb DEFAULT NULL, max_distance double precision '
+            'DEFAULT NULL, OUT similarity double precision, OUT @image@ @image_type@@shown@) RETURNS SETOF record '
+            'LANGUAGE plpgsql STABLE ROWS 10 @settings@ SET plan_cache_mode = force_generic_plan SET enable_sort = off', names),
+        comment => format('The k rows of %s that look most like the row with this key, best first; of those that the '
+            'filter leaves, and no farther than max_distance.', relation),
+        body => visrec._fill($body$
+#variable_conflict use_column
+DECLARE
+    query_vector @vector_schema@.vector;
+    query_source bigint;
+    width integer;
+    previous text;
+BEGIN
+    IF k IS NULL OR k < 1 OR max_distance IS NOT NULL THEN
+        PERFORM visrec._check_search(k, max_distance);
+    END IF;
+    -- All of the vector, as a copy: the one in the table would be fetched for each comparison.
+    SELECT @vector_schema@.subvector(t.@vector@, 1, 16000), t.@source@ INTO query_vector, query_source
+    FROM @table@ AS t WHERE t.@key@ @equals@ $1;
+    IF NOT FOUND THEN
+        RAISE no_data_found USING
+            MESSAGE = format('table "%s" has no row with the key %s', @relation@, coalesce($1::text, 'NULL'));
+    ELSIF query_vector IS NULL THEN
+        PERFORM visrec._no_vector(@relation@, @argument_text@);
+        RETURN;
+    ELSIF query_source >> 32 <> @weights@ THEN
+        PERFORM visrec._other_model(@relation@, @argument_text@);
+    ELSIF filter IS NOT NULL OR @exact@ OR row_security_active(@relation@::regclass) THEN
+        RETURN QUERY SELECT * FROM @nearest@(query_vector, k, filter, max_distance, ARRAY[$1]);
+        RETURN;
+    END IF;
+    width := @width@;
+    previous := current_setting(@width_setting@);
+    IF previous::integer < width THEN
+        PERFORM set_config(@width_setting@, width::text, true);
+    END IF;
+    RETURN QUERY
+        SELECT t.@key@,
+               CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
+                    ELSE 1 - t.visrec_distance END,
+               t.@image@@selected@
+        FROM (SELECT t.*, t.@vector@ @distance@ query_vector AS visrec_distance FROM @table@ AS t
+              WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ $1
+              ORDER BY @order_by_variable@ LIMIT @pool@) AS t
+        WHERE max_distance IS NULL OR t.visrec_distance <= max_distance
+        ORDER BY t.visrec_distance, t.@key@ LIMIT k;
+    IF previous::integer < width THEN
+        PERFORM set_config(@width_setting@, previous, true);
+    END IF;
+END
+$body$, names));
+END
+$$;
+COMMENT ON FUNCTION visrec._make_similar(regclass, jsonb) IS 'Writes similar_<table>.';
+
+CREATE OR REPLACE FUNCTION visrec._make_nearest(relation regclass, config jsonb) RETURNS regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := visrec._search_names(relation, config);
+BEGIN
+    RETURN visrec._make_function(relation, config, 'visrec_nearest_', '',
+        arguments => visrec._fill('@vector_schema@.vector, integer, jsonb, double precision, @key_type@[]', names),
+        declaration => visrec._fill(
+            'query @vector_schema@.vector, k integer, filter jsonb, max_distance double precision, '
+            'excluded @key_type@[], OUT id @key_type@, OUT similarity double precision, OUT @image@ @image_type@@shown@) '
+            'RETURNS SETOF record LANGUAGE plpgsql STABLE ROWS 10 @settings@', names),
+        comment => format('The k rows of %s nearest to a vector, best first, without the excluded ones: what its search '
+            'functions call.', relation),
+        body => visrec._fill($body$
+#variable_conflict use_column
+DECLARE
+    -- So few rows are compared one by one in less time than the index takes to find k of them.
+    few CONSTANT double precision := 10000;
+    estimate double precision;
+    share double precision := 1;    -- of the rows that the filter leaves
+    condition text := 'true';
+    exact boolean := @exact@;       -- more than the index finds in one go
+    pool CONSTANT integer := @pool@;
+    ids @key_type@[];
+    width integer;
+    previous text;
+BEGIN
+    PERFORM visrec._check_search(k, max_distance);
+    query := @vector_schema@.subvector(query, 1, 16000);    -- a copy, see similar_
+    IF filter IS NOT NULL THEN
+        condition := visrec._condition(@relation@, filter);
+        estimate := visrec._estimate(@relation@, condition, filter);
+        exact := exact OR estimate <= few;
+        SELECT estimate / greatest(c.reltuples, estimate, 1) INTO share FROM pg_class AS c WHERE c.oid = @relation@::regclass;
+    END IF;
+    IF NOT exact THEN
+        width := @width_filtered@;
+        previous := current_setting(@width_setting@);
+        IF previous::integer < width THEN
+            PERFORM set_config(@width_setting@, width::text, true);
+        END IF;
+        EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query, excluded, pool;
+        PERFORM set_config(@width_setting@, previous, true);
+        exact := coalesce(cardinality(ids), 0) < pool;  -- the index ran dry
+    END IF;
+    IF exact THEN
+        EXECUTE @select_keys@ || condition || @one_by_one@ INTO ids USING filter, query, excluded, k;
+    END IF;
+    RETURN QUERY
+        SELECT t.@key@,
+               CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
+                    ELSE 1 - (t.@vector@ @distance@ query) END,
+               t.@image@@selected@
+        FROM @table@ AS t
+        WHERE t.@key@ @equals@ ANY (ids) AND (max_distance IS NULL OR t.@vector@ @distance@ query <= max_distance)
+        ORDER BY (t.@vector@ @distance@ query) + 0, t.@key@ LIMIT k;
+END
+$body$, names));
+END
+$$;
+COMMENT ON FUNCTION visrec._make_nearest(regclass, jsonb) IS 'Writes visrec_nearest_<table>, which the other searches call.';
+
+CREATE OR REPLACE FUNCTION visrec._query_vector(relation regclass, path text, image bytea, query text) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    what text := CASE WHEN query IS NULL THEN 'image' ELSE 'text' END;
+BEGIN
+    IF num_nonnulls(path, image, query) <> 1 THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'there is nothing to search for: it is NULL';
+    ELSIF NOT has_function_privilege('visrec._embed(text, text, bytea, text)', 'EXECUTE') THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('role %s may not embed what is in no table', quote_ident(current_user)),
+            HINT = format('An administrator can allow it: SELECT visrec.grant_access(%L);', current_user);
+    ELSIF NOT EXISTS (SELECT FROM visrec.model AS m
+                      WHERE m.name = config ->> 'model' AND m.fingerprint = config ->> 'fingerprint') THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('the model "%s" is not the one that table "%s" was attached with', config ->> 'model', relation),
+            DETAIL = 'Vectors of two models cannot be compared.';
+    END IF;
+    RETURN visrec._embedding(what, visrec._embed(config ->> 'model', path, image, query));
+END
+$$;
+COMMENT ON FUNCTION visrec._query_vector(regclass, text, bytea, text) IS
+    'The vector of an image by its path or bytes, or of a text, by the model of an attached table.';
+
+CREATE OR REPLACE FUNCTION visrec._make_search(relation regclass, config jsonb) RETURNS SETOF regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := visrec._search_names(relation, config);
+    made record;
+BEGIN
+    FOR made IN SELECT * FROM (VALUES
+        ('', 'text', 'NULL, NULL, $1', 'whose images fit a text best (for models with a text tower)'),
+        ('_by_image', 'text', '$1, NULL, NULL', 'that look most like an image file inside image_roots'),
+        ('_by_image', 'bytea', 'NULL, $1, NULL', 'that look most like an encoded image (JPEG, PNG …)')
+    ) AS v (suffix, type, arguments, meaning) LOOP
+        RETURN NEXT visrec._make_function(relation, config, 'search_', made.suffix,
+            arguments => made.type || ', integer, jsonb, double precision',
+            declaration => format('query %s, ', made.type) || visrec._fill(
+                'k integer DEFAULT 10, filter jsonb DEFAULT NULL, max_distance double precision DEFAULT NULL, '
+                'OUT id @key_type@, OUT similarity double precision, OUT @image@ @image_type@@shown@) '
+                'RETURNS SETOF record LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp', names),
+            comment => format('The k rows of %s %s, best first.', relation, made.meaning),
+            body => visrec._fill($body$
+#variable_conflict use_variable
+BEGIN
+    PERFORM visrec._check_search(k, max_distance);
+    RETURN QUERY SELECT * FROM @nearest@(
+        visrec._query_vector(@relation@, @arguments@)::@vector_schema@.vector, k, filter, max_distance, '{}');
+END
+$body$, names || jsonb_build_object('arguments', made.arguments)));
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_search(regclass, jsonb) IS 'Writes search_<table> and search_<table>_by_image.';
+
+CREATE OR REPLACE FUNCTION visrec._blend(a vector, weight_a double precision, b vector, weight_b double precision) RETURNS vector
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT a * array_fill(weight_a::real, ARRAY[vector_dims(a)])::vector
+         + b * array_fill(weight_b::real, ARRAY[vector_dims(b)])::vector;
+
+END;
+COMMENT ON FUNCTION visrec._blend(vector, double precision, vector, double precision) IS 'weight_a · a + weight_b · b.';
+
+CREATE OR REPLACE FUNCTION visrec._cosine(a vector, b vector) RETURNS double precision
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN 1 - (a <=> b);
+COMMENT ON FUNCTION visrec._cosine(vector, vector) IS 'The cosine of two vectors.';
+
+CREATE OR REPLACE FUNCTION visrec._mean(vectors vector[], weights double precision[]) RETURNS vector
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT sum(u.v * array_fill((u.w / t.total)::real, ARRAY[vector_dims(u.v)])::vector)
+    FROM unnest(vectors, weights) AS u (v, w), (SELECT sum(w) AS total FROM unnest(weights) AS w) AS t;
+
+END;
+COMMENT ON FUNCTION visrec._mean(vector[], double precision[]) IS 'The weighted mean; the weights are positive.';
+
+CREATE OR REPLACE FUNCTION visrec._session(vectors vector[]) RETURNS vector
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    n integer;
+    alpha double precision;
+BEGIN
+    FOR n IN 2..cardinality(vectors) LOOP
+        alpha := (visrec._cosine(vectors[n], vectors[n - 1]) + 1) / 2;     -- the state is in the place before
+        vectors[n] := visrec._blend(vectors[n - 1], alpha, vectors[n], 1 - alpha);
+    END LOOP;
+    RETURN vectors[cardinality(vectors)];
+END
+$$;
+COMMENT ON FUNCTION visrec._session(vector[]) IS
+    'The state of a session after vectors in order of time: s := f(v1), then for each v: α1 = (cos(f(v), s) + 1) / 2, '
+    'α2 = 1 − α1, s := α1·s + α2·f(v). What fits moves it little, what is new moves it much.';
+
+CREATE OR REPLACE FUNCTION visrec._inputs(relation regclass, config jsonb, ids text[], weights double precision[], what text,
+    OUT keys text[], OUT vectors vector[], OUT weights_used double precision[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names record;
+    missing text[];
+    bare text[];
+    other text[];
+BEGIN
+    IF weights IS NOT NULL AND cardinality(weights) <> cardinality(ids) OR EXISTS (
+        SELECT FROM unnest(weights) AS w WHERE w IS NULL OR NOT w > 0 OR w = 'infinity')
+    THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('there must be one weight greater than 0 for each of the %s rows', what);
+    ELSIF array_position(ids, NULL) IS NOT NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = format('one of the %s rows is NULL', what);
+    END IF;
+    SELECT * INTO names FROM visrec._names(relation, config);
+    EXECUTE format($query$
+        SELECT array_agg(u.id ORDER BY u.n) FILTER (WHERE t.%1$s IS NULL),
+               array_agg(u.id ORDER BY u.n) FILTER (WHERE t.%1$s IS NOT NULL AND t.%2$s IS NULL),
+               array_agg(u.id ORDER BY u.n) FILTER (WHERE t.%6$s >> 32 <> $3),
+               coalesce(array_agg(u.id ORDER BY u.n) FILTER (WHERE t.%2$s IS NOT NULL), '{}'),
+               array_agg(t.%2$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NOT NULL),
+               array_agg(u.w ORDER BY u.n) FILTER (WHERE t.%2$s IS NOT NULL)
+        FROM (SELECT i.id, coalesce(min(i.w), 1) AS w, min(i.n) AS n       -- an id that comes twice counts once
+              FROM unnest($1, $2) WITH ORDINALITY AS i (id, w, n) GROUP BY i.id) AS u
+        LEFT JOIN %3$s AS t ON t.%1$s %4$s u.id::%5$s
+        $query$, names.key, names.vector, names."table", names.equals, names.key_type, names.source)
+    INTO missing, bare, other, keys, vectors, weights_used
+    USING ids, coalesce(weights, array_fill(1::double precision, ARRAY[cardinality(ids)])),
+        visrec._weights(config ->> 'fingerprint');
+    IF other IS NOT NULL THEN
+        PERFORM visrec._other_model(relation, other[1]);
+    ELSIF missing IS NOT NULL OR bare IS NOT NULL THEN
+        RAISE NOTICE USING
+            MESSAGE = format('%s of %s %s rows are left out', coalesce(cardinality(missing), 0)
+                + coalesce(cardinality(bare), 0), cardinality(ids), what),
+            DETAIL = concat_ws(' ', 'Not in the table: ' || array_to_string(missing[1:10], ', ') || '.',
+                'Without a vector: ' || array_to_string(bare[1:10], ', ') || '.');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._inputs(regclass, jsonb, text[], double precision[], text) IS
+    'The vectors of posts by their keys, each once, in order; a NOTICE names those that have none.';
+
+CREATE OR REPLACE FUNCTION visrec._taste(relation regclass, config jsonb, liked vector[], liked_weights double precision[],
+    disliked vector[], disliked_weights double precision[], strategy text, toward text) RETURNS vector
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    -- E = w_p · mean of liked − w_n · mean of disliked, with w_p = 1 and w_n = 1/2: what was liked decides.
+    weight_disliked CONSTANT double precision := 0.5;
+    weight_toward CONSTANT double precision := 0.5;
+BEGIN
+    liked[1] := CASE strategy WHEN 'session' THEN visrec._session(liked) ELSE visrec._mean(liked, liked_weights) END;
+    IF disliked IS NOT NULL THEN
+        liked[1] := visrec._blend(liked[1], 1, visrec._mean(disliked, disliked_weights), -weight_disliked);
+    END IF;
+    IF toward IS NOT NULL THEN
+        liked[2] := visrec._query_vector(relation, NULL, NULL, toward);
+        liked[1] := visrec._blend(visrec._unit(liked[1]), 1 - weight_toward, liked[2], weight_toward);
+    END IF;
+    RETURN visrec._unit(liked[1]);
+END
+$$;
+COMMENT ON FUNCTION visrec._taste(regclass, jsonb, vector[], double precision[], vector[], double precision[], text, text) IS
+    'The unit vector that stands for a taste, by strategy mean or session, moved half-way toward a text.';
+
+CREATE OR REPLACE FUNCTION visrec._unit(v vector) RETURNS vector
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN l2_normalize(v);
+COMMENT ON FUNCTION visrec._unit(vector) IS 'The vector of length 1 in the same direction.';
+
+CREATE OR REPLACE FUNCTION visrec._check_recommend(liked anyarray, strategy text, diversity double precision) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF coalesce(cardinality(liked), 0) = 0 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'a taste needs at least one liked row',
+            HINT = 'To start from words, call search_<table>.';
+    ELSIF strategy IS NULL OR strategy NOT IN ('mean', 'session', 'best_score') THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('there is no strategy "%s"', strategy),
+            HINT = 'Strategies: mean, session (liked posts in order of time), best_score.';
+    ELSIF diversity IS NULL OR NOT diversity BETWEEN 0 AND 1 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('diversity is between 0 and 1, not %s', coalesce(diversity::text, 'NULL'));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_recommend(anyarray, text, double precision) IS 'An error for arguments that make no taste.';
+
+CREATE OR REPLACE FUNCTION visrec._no_taste(relation regclass, liked integer) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE no_data_found USING
+        MESSAGE = format('none of the %s liked rows has a vector', liked),
+        HINT = format('SELECT * FROM visrec.coverage(%L);', relation);
+END
+$$;
+COMMENT ON FUNCTION visrec._no_taste(regclass, integer) IS 'An error: there is nothing to make a taste of.';
+
+CREATE OR REPLACE FUNCTION visrec._recommend(relation regclass, liked text[], liked_weights double precision[], disliked text[],
+    disliked_weights double precision[], seen text[], k integer, strategy text, filter jsonb,
+    max_distance double precision, diversity double precision, toward text)
+RETURNS TABLE (id text, similarity double precision, place bigint)
+LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    likes record;
+    dislikes record;
+    target record;
+    pool integer := CASE WHEN diversity > 0 THEN least(greatest(5 * k, 100), greatest(1000, k)) ELSE k END;
+    candidates record;
+    excluded text[];
+BEGIN
+    PERFORM visrec._check_search(k, max_distance);
+    PERFORM visrec._check_recommend(liked, strategy, diversity);
+    SELECT * INTO likes FROM visrec._inputs(relation, config, liked, liked_weights, 'liked');
+    SELECT * INTO dislikes FROM visrec._inputs(relation, config, disliked, disliked_weights, 'disliked');
+    IF likes.vectors IS NULL THEN
+        PERFORM visrec._no_taste(relation, cardinality(liked));
+    END IF;
+    excluded := liked || disliked || seen;
+    IF strategy = 'best_score' THEN
+        SELECT * INTO candidates FROM visrec._best_scores(relation, config, likes.vectors, dislikes.vectors, excluded,
+            pool, filter, max_distance);
+    ELSE
+        SELECT visrec._taste(relation, config, likes.vectors, likes.weights_used, dislikes.vectors,
+            dislikes.weights_used, strategy, toward) AS vector INTO target;
+        SELECT * INTO candidates FROM visrec._candidates(relation, config, target.vector, excluded, pool, filter,
+            max_distance);
+    END IF;
+    IF diversity = 0 THEN
+        RETURN QUERY SELECT c.key, c.score, c.n
+            FROM unnest(candidates.keys, candidates.scores) WITH ORDINALITY AS c (key, score, n) ORDER BY n LIMIT k;
+    ELSE
+        RETURN QUERY SELECT candidates.keys[m.n], candidates.scores[m.n], m.place
+            FROM visrec._diversify(candidates.vectors, candidates.scores, k, diversity)
+                WITH ORDINALITY AS m (n, place);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._recommend(regclass, text[], double precision[], text[], double precision[], text[], integer,
+    text, jsonb, double precision, double precision, text) IS
+    'What recommend_<table> returns: keys and scores, best first.';
+
+CREATE OR REPLACE FUNCTION visrec._candidates(relation regclass, config jsonb, query vector, excluded text[], k integer,
+    filter jsonb, max_distance double precision, OUT keys text[], OUT scores double precision[], OUT vectors vector[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := visrec._search_names(relation, config);
+BEGIN
+    EXECUTE visrec._fill($query$
+        SELECT array_agg(@key_text@ ORDER BY s.n), array_agg(s.similarity ORDER BY s.n), array_agg(t.@vector@ ORDER BY s.n)
+        FROM (SELECT r.id, r.similarity, row_number() OVER () AS n
+              FROM @nearest@($1, $2, $3, $4, ($5)::@key_type@[]) AS r) AS s
+        JOIN @table@ AS t ON t.@key@ @equals@ s.id
+        $query$, names)
+    INTO keys, scores, vectors USING query, k, filter, max_distance, excluded;
+END
+$$;
+COMMENT ON FUNCTION visrec._candidates(regclass, jsonb, vector, text[], integer, jsonb, double precision) IS
+    'The k rows nearest to a vector: keys, similarities and vectors, best first.';
+
+CREATE OR REPLACE FUNCTION visrec._best_scores(relation regclass, config jsonb, liked vector[], disliked vector[], excluded text[],
+    k integer, filter jsonb, max_distance double precision,
+    OUT keys text[], OUT scores double precision[], OUT vectors vector[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    -- The best k by their nearest liked post are among the k nearest of each. More, since disliked ones push some down.
+    pool integer := k + CASE WHEN disliked IS NULL THEN 0 ELSE greatest(k, 20) END;
+BEGIN
+    LOOP
+        SELECT array_agg(s.key ORDER BY s.score DESC, s.key), array_agg(s.score ORDER BY s.score DESC, s.key),
+               array_agg(s.vector ORDER BY s.score DESC, s.key)
+        INTO keys, scores, vectors
+        FROM (
+            SELECT c.key, c.vector,
+                   CASE WHEN c.near > coalesce(c.far, -1) THEN c.near ELSE -abs(c.far * c.far) END AS score
+            FROM (
+                SELECT u.key, (array_agg(u.vector))[1] AS vector, max(u.score) AS near,
+                       (SELECT max(visrec._cosine((array_agg(u.vector))[1], d)) FROM unnest(disliked) AS d) AS far
+                FROM unnest(liked) AS l,
+                     visrec._candidates(relation, config, l, excluded, pool, filter, max_distance) AS c,
+                     unnest(c.keys, c.scores, c.vectors) AS u (key, score, vector)
+                GROUP BY u.key
+            ) AS c
+        ) AS s;
+        EXIT WHEN pool >= 1000 OR (SELECT count(*) FROM unnest(scores) AS s WHERE s > 0) >= k
+            OR coalesce(cardinality(keys), 0) < pool;
+        pool := pool * 4;
+    END LOOP;
+    keys := keys[:k];
+    scores := scores[:k];
+    vectors := vectors[:k];
+END
+$$;
+COMMENT ON FUNCTION visrec._best_scores(regclass, jsonb, vector[], vector[], text[], integer, jsonb, double precision) IS
+    'Candidates by the best of their cosines with the liked posts; where a disliked one is nearer, by minus the square '
+    'of that cosine, so that they come last (as Qdrant''s best_score).';
+
+CREATE OR REPLACE FUNCTION visrec._diversify(vectors vector[], scores double precision[], k integer, diversity double precision)
+RETURNS SETOF integer
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    chosen integer;
+    likeness double precision[] := array_fill(0::double precision, ARRAY[cardinality(scores)]);
+    left_over boolean[] := array_fill(true, ARRAY[cardinality(scores)]);
+BEGIN
+    FOR i IN 1..least(k, cardinality(scores)) LOOP
+        SELECT c.n INTO chosen
+        FROM unnest(scores, likeness, left_over) WITH ORDINALITY AS c (score, likeness, left_over, n)
+        WHERE c.left_over
+        ORDER BY (1 - diversity) * c.score - diversity * c.likeness DESC, c.n LIMIT 1;
+        RETURN NEXT chosen;
+        left_over[chosen] := false;
+        likeness := ARRAY(
+            SELECT CASE WHEN i = 1 THEN visrec._cosine(c.vector, vectors[chosen])
+                        ELSE greatest(c.likeness, visrec._cosine(c.vector, vectors[chosen])) END
+            FROM unnest(vectors, likeness) WITH ORDINALITY AS c (vector, likeness, n) ORDER BY c.n);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._diversify(vector[], double precision[], integer, double precision) IS
+    'Places of k of the candidates by maximal marginal relevance (Carbonell and Goldstein 1998): next is always the one '
+    'with the greatest (1 − diversity) · score − diversity · greatest cosine with those already taken.';
+
+CREATE OR REPLACE FUNCTION visrec.taste(relation regclass, liked anyarray, disliked anyarray,
+    strategy text DEFAULT 'mean', toward text DEFAULT NULL, liked_weights double precision[] DEFAULT NULL,
+    disliked_weights double precision[] DEFAULT NULL) RETURNS vector
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    likes record;
+    dislikes record;
+BEGIN
+    PERFORM visrec._check_recommend(liked, strategy, 0);
+    IF strategy = 'best_score' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'best_score compares with each liked post: there is no one vector for it',
+            HINT = 'Strategies with one: mean, session.';
+    END IF;
+    SELECT * INTO likes FROM visrec._inputs(relation, config, liked::text[], liked_weights, 'liked');
+    SELECT * INTO dislikes
+    FROM visrec._inputs(relation, config, coalesce(disliked::text[], '{}'), disliked_weights, 'disliked');
+    IF likes.vectors IS NULL THEN
+        PERFORM visrec._no_taste(relation, cardinality(liked));
+    END IF;
+    RETURN visrec._taste(relation, config, likes.vectors, likes.weights_used, dislikes.vectors, dislikes.weights_used,
+        strategy, toward);
+END
+$$;
+COMMENT ON FUNCTION visrec.taste(regclass, anyarray, anyarray, text, text, double precision[], double precision[]) IS
+    'The unit vector that stands for what somebody liked and disliked. mean: the weighted mean of the liked minus half '
+    'the weighted mean of the disliked; session: the liked in order of time, s := α·s + (1 − α)·f(v) with '
+    'α = (cos(f(v), s) + 1) / 2, minus the same. toward: moved half-way to a text.';
+
+CREATE OR REPLACE FUNCTION visrec.taste(relation regclass, liked anyarray, strategy text DEFAULT 'mean',
+    toward text DEFAULT NULL, liked_weights double precision[] DEFAULT NULL) RETURNS vector
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT visrec.taste(relation, liked, liked[1:0], strategy, toward, liked_weights)
+$$;
+COMMENT ON FUNCTION visrec.taste(regclass, anyarray, text, text, double precision[]) IS
+    'The unit vector that stands for what somebody liked; see the form with disliked.';
+
+CREATE OR REPLACE FUNCTION visrec._weighted(pairs jsonb, OUT liked text[], OUT liked_weights double precision[], OUT disliked text[],
+    OUT disliked_weights double precision[])
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF jsonb_typeof(pairs) IS DISTINCT FROM 'array' OR EXISTS (
+        SELECT FROM jsonb_array_elements(pairs) AS p
+        WHERE jsonb_typeof(p) <> 'array' OR jsonb_typeof(p -> 1) IS DISTINCT FROM 'number' OR (p ->> 0) IS NULL)
+    THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'what was liked is not a list of keys with their weights',
+            HINT = 'For example [[42, 2], [7, 0.5], [9, -1]]; below 0 is disliked.';
+    END IF;
+    SELECT coalesce(array_agg(p ->> 0 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 > 0), '{}'),
+           coalesce(array_agg((p ->> 1)::float8 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 > 0), '{}'),
+           coalesce(array_agg(p ->> 0 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 < 0), '{}'),
+           coalesce(array_agg(-(p ->> 1)::float8 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 < 0), '{}')
+    INTO liked, liked_weights, disliked, disliked_weights
+    FROM jsonb_array_elements(pairs) WITH ORDINALITY AS e (p, n);
+END
+$$;
+COMMENT ON FUNCTION visrec._weighted(jsonb) IS 'Keys and weights out of [[key, weight], …].';
+
+CREATE OR REPLACE FUNCTION visrec._make_recommend(relation regclass, config jsonb) RETURNS SETOF regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := visrec._search_names(relation, config);
+BEGIN
+    RETURN NEXT visrec._make_function(relation, config, 'recommend_', '_weighted',
+        arguments => 'jsonb, integer, text, jsonb, double precision, double precision, text, ' || (names ->> 'key_type') || '[]',
+        declaration => visrec._fill(
+            'weighted jsonb, k integer DEFAULT 10, strategy text DEFAULT ''mean'', filter jsonb DEFAULT NULL, '
+            'max_distance double precision DEFAULT NULL, diversity double precision DEFAULT 0, toward text DEFAULT NULL, '
+            'seen @key_type@[] DEFAULT ''{}'', OUT id @key_type@, OUT similarity double precision, '
+            'OUT @image@ @image_type@@shown@) RETURNS SETOF record LANGUAGE plpgsql ROWS 10 '
+            'SET search_path = pg_catalog, pg_temp', names),
+        comment => format('As recommend_%s, with a weight for each row: [[key, weight], …], below 0 for a disliked one.',
+            config ->> 'functions_name'),
+        body => visrec._fill($body$
+#variable_conflict use_column
+DECLARE
+    w record;
+BEGIN
+    SELECT * INTO w FROM visrec._weighted($1);
+    RETURN QUERY
+        SELECT t.@key@, r.similarity, t.@image@@selected@
+        FROM visrec._recommend(@relation@, w.liked, w.liked_weights, w.disliked, w.disliked_weights,
+            coalesce($8, '{}')::text[], $2, $3, $4, $5, $6, $7) AS r
+        JOIN @table@ AS t ON t.@key@ @equals@ r.id::@key_type@
+        ORDER BY r.place;
+END
+$body$, names));
+    RETURN NEXT visrec._make_function(relation, config, 'recommend_', '',
+        arguments => visrec._fill('@key_type@[], @key_type@[], integer, text, jsonb, double precision, '
+            'double precision, text, @key_type@[], double precision[], double precision[]', names),
+        declaration => visrec._fill(
+            'liked @key_type@[], disliked @key_type@[] DEFAULT ''{}'', k integer DEFAULT 10, strategy text DEFAULT ''mean'', '
+            'filter jsonb DEFAULT NULL, max_distance double precision DEFAULT NULL, diversity double precision DEFAULT 0, '
+            'toward text DEFAULT NULL, seen @key_type@[] DEFAULT ''{}'', liked_weights double precision[] DEFAULT NULL, '
+            'disliked_weights double precision[] DEFAULT NULL, '
+            'OUT id @key_type@, OUT similarity double precision, OUT @image@ @image_type@@shown@) '
+            'RETURNS SETOF record LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp', names),
+        comment => format('k rows of %s for the taste that liked and disliked rows show, best first, without those and '
+            'the seen ones. strategy: mean, session (liked in order of time) or best_score; diversity: 0 to 1; toward: a '
+            'text to steer by.', relation),
+        body => visrec._fill($body$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        SELECT t.@key@, r.similarity, t.@image@@selected@
+        FROM visrec._recommend(@relation@, $1::text[], $10, coalesce($2, '{}')::text[], $11, coalesce($9, '{}')::text[],
+            $3, $4, $5, $6, $7, $8) AS r
+        JOIN @table@ AS t ON t.@key@ @equals@ r.id::@key_type@
+        ORDER BY r.place;
+END
+$body$, names));
+END
+$$;
+COMMENT ON FUNCTION visrec._make_recommend(regclass, jsonb) IS 'Writes recommend_<table> and recommend_<table>_weighted.';
+
+CREATE OR REPLACE FUNCTION visrec._events_names(config jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    events regclass := to_regclass(config #>> '{events,table}');
+    part text;
+    names jsonb := '{}';
+    held record;
+BEGIN
+    IF events IS NULL THEN
+        RAISE undefined_table USING
+            MESSAGE = format('the table of events %s does not exist', config #>> '{events,table}'),
+            HINT = 'If it was renamed: SELECT visrec.attach_events(…), again.';
+    END IF;
+    names := jsonb_build_object('events', events::text);
+    FOREACH part IN ARRAY ARRAY['user', 'item', 'weight', 'at'] LOOP
+        CONTINUE WHEN config #>> ARRAY['events', part] IS NULL;     -- no weights: each counts 1
+        SELECT quote_ident(a.attname) AS name, format_type(a.atttypid, -1) AS type,
+               visrec._comparison(a.atttypid, 3) AS equals INTO held
+        FROM pg_attribute AS a
+        WHERE a.attrelid = events AND a.attname = config #>> ARRAY['events', part] AND a.attnum > 0 AND NOT a.attisdropped;
+        IF held.name IS NULL THEN
+            RAISE undefined_column USING
+                MESSAGE = format('column "%s" of table "%s" does not exist', config #>> ARRAY['events', part], events),
+                HINT = format('Columns: %s.', (
+                    SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
+                    WHERE a.attrelid = events AND a.attnum > 0 AND NOT a.attisdropped));
+        ELSIF held.equals IS NULL THEN
+            RAISE datatype_mismatch USING
+                MESSAGE = format('column "%s" cannot be used: values of type %s are not compared',
+                    config #>> ARRAY['events', part], held.type);
+        END IF;
+        names := names || jsonb_build_object(part, 'e.' || held.name, part || '_type', held.type, part || '_equals', held.equals);
+    END LOOP;
+    RETURN jsonb_build_object('weight', '1::float8') || names;
+END
+$$;
+COMMENT ON FUNCTION visrec._events_names(jsonb) IS
+    'The names of a table of events and its columns, quoted, on the row e; an error where one is missing.';
+
+CREATE OR REPLACE FUNCTION visrec._history(relation regclass, user_id text, most integer,
+    OUT liked text[], OUT liked_weights double precision[], OUT disliked text[], OUT disliked_weights double precision[],
+    OUT seen text[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config jsonb := visrec._attachment(relation);
+BEGIN
+    IF most IS NULL OR most < 1 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('history must be at least 1, not %s', coalesce(most::text, 'NULL'));
+    END IF;
+    -- An item counts by its latest event; those without a weight, or of weight 0, are only seen.
+    EXECUTE visrec._fill($query$
+        WITH latest AS (
+            SELECT DISTINCT ON (@item@) (@item@)::text AS item, (@weight@)::float8 AS weight, @at@ AS at
+            FROM @events@ AS e WHERE @user@ @user_equals@ ($1)::@user_type@ AND @item@ IS NOT NULL
+            ORDER BY @item@, @at@ DESC NULLS LAST
+        ), recent AS (
+            SELECT * FROM latest WHERE weight <> 0 AND weight <> 'NaN' ORDER BY at DESC NULLS LAST, item LIMIT $2
+        )
+        SELECT array_agg(r.item ORDER BY r.at NULLS FIRST, r.item) FILTER (WHERE r.weight > 0),
+               array_agg(r.weight ORDER BY r.at NULLS FIRST, r.item) FILTER (WHERE r.weight > 0),
+               array_agg(r.item ORDER BY r.at NULLS FIRST, r.item) FILTER (WHERE r.weight < 0),
+               array_agg(-r.weight ORDER BY r.at NULLS FIRST, r.item) FILTER (WHERE r.weight < 0),
+               (SELECT coalesce(array_agg(l.item), '{}') FROM latest AS l)
+        FROM recent AS r
+        $query$, visrec._events_names(config))
+    INTO liked, liked_weights, disliked, disliked_weights, seen USING user_id, most;
+END
+$$;
+COMMENT ON FUNCTION visrec._history(regclass, text, integer) IS
+    'What a user liked (weight above 0) and disliked (below 0) of late, in order of time, and all there are events of.';
+
+CREATE OR REPLACE FUNCTION visrec._make_recommend_for(relation regclass, config jsonb) RETURNS SETOF regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb;
+BEGIN
+    IF config -> 'events' IS NULL OR to_regclass(config #>> '{events,table}') IS NULL THEN
+        RETURN;
+    END IF;
+    names := visrec._search_names(relation, config) || jsonb_build_object('user_type',
+        visrec._events_names(config) ->> 'user_type');
+    RETURN NEXT visrec._make_function(relation, config, 'recommend_', '_for',
+        arguments => (names ->> 'user_type')
+            || ', integer, text, jsonb, double precision, double precision, text, integer',
+        declaration => visrec._fill(
+            'user_id @user_type@, k integer DEFAULT 10, strategy text DEFAULT ''mean'', filter jsonb DEFAULT NULL, '
+            'max_distance double precision DEFAULT NULL, diversity double precision DEFAULT 0, toward text DEFAULT NULL, '
+            'history integer DEFAULT 50, '
+            'OUT id @key_type@, OUT similarity double precision, OUT @image@ @image_type@@shown@) '
+            'RETURNS SETOF record LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp', names),
+        comment => format('k rows of %s for a user, by the latest (history) of the events in %s, best first, without '
+            'any that the user has events of.', relation, config #>> '{events,table}'),
+        body => visrec._fill($body$
+#variable_conflict use_column
+DECLARE
+    h record;
+BEGIN
+    SELECT * INTO h FROM visrec._history(@relation@, $1::text, $8);
+    IF h.liked IS NULL THEN
+        PERFORM visrec._check_search($2, $5);
+        RAISE NOTICE 'user % has liked nothing', coalesce($1::text, 'NULL');
+        RETURN;
+    END IF;
+    RETURN QUERY
+        SELECT t.@key@, r.similarity, t.@image@@selected@
+        FROM visrec._recommend(@relation@, h.liked, h.liked_weights, coalesce(h.disliked, '{}'), h.disliked_weights,
+            h.seen, $2, $3, $4, $5, $6, $7) AS r
+        JOIN @table@ AS t ON t.@key@ @equals@ r.id::@key_type@
+        ORDER BY r.place;
+END
+$body$, names));
+END
+$$;
+COMMENT ON FUNCTION visrec._make_recommend_for(regclass, jsonb) IS
+    'Writes recommend_<table>_for, where the table''s events are known.';
+
+CREATE OR REPLACE FUNCTION visrec.attach_events(relation regclass, events regclass, user_column name DEFAULT 'user_id',
+    item_column name DEFAULT 'post_id', weight_column name DEFAULT 'weight', at_column name DEFAULT 'at') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation) - 'events';
+BEGIN
+    PERFORM visrec._check_owner(relation);
+    IF events IS NOT NULL THEN
+        IF num_nulls(user_column, item_column, at_column) > 0 THEN
+            RAISE null_value_not_allowed USING MESSAGE = 'events need columns for the user, the item and the time';
+        END IF;
+        config := config || jsonb_build_object('events', jsonb_strip_nulls(jsonb_build_object(
+            'table', (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c
+                      JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = events),
+            'user', user_column, 'item', item_column, 'weight', weight_column, 'at', at_column)));
+        PERFORM visrec._events_names(config);
+    END IF;
+    PERFORM visrec._write(relation, config);
+END
+$$;
+COMMENT ON FUNCTION visrec.attach_events(regclass, regclass, name, name, name, name) IS
+    'Name the table that says who liked what, when: makes recommend_<table>_for. A weight above 0 is a like, below 0 a '
+    'dislike, NULL or 0 only seen; without weight_column (NULL) each event is a like. NULL for the table forgets it. Who '
+    'calls the function reads the events with its own rights.';
+
+CREATE OR REPLACE FUNCTION visrec._grant(function regprocedure, acl aclitem[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    grantee oid;
+BEGIN
+    IF acl IS NULL THEN     -- as functions are from the start: PUBLIC may call it
+        RETURN;
+    END IF;
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
+    FOR grantee IN SELECT a.grantee FROM aclexplode(acl) AS a LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', function,
+            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._grant(regprocedure, aclitem[]) IS 'Gives a function the grants of the one it replaces.';
+
+CREATE OR REPLACE FUNCTION visrec._drop_replaced(config jsonb, made regprocedure[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    replaced record;
+BEGIN
+    FOR replaced IN
+        SELECT f AS function, p.proname, p.proacl
+        FROM visrec._table_functions(config ->> 'functions_schema', config ->> 'functions_name') AS f
+        JOIN pg_proc AS p ON p.oid = f WHERE f <> ALL (made)
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', replaced.function);
+        PERFORM visrec._grant(p.oid, replaced.proacl) FROM pg_proc AS p
+        WHERE p.oid = ANY (made) AND p.proname = replaced.proname;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._drop_replaced(jsonb, regprocedure[]) IS
+    'Drops a table''s functions of an earlier version or attachment; those of the same name have their grants.';
+
+CREATE OR REPLACE FUNCTION visrec._make_function(relation regclass, config jsonb, prefix text, suffix text, arguments text,
+    declaration text, body text, comment text) RETURNS regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner regrole := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation);
+    name text := format('%I.%I', config ->> 'functions_schema',
+        visrec._function_name(prefix, config ->> 'functions_name', suffix));
+    made regprocedure := to_regprocedure(format('%s(%s)', name, arguments));
+    statement text := format('CREATE OR REPLACE FUNCTION %s(%s AS %L', name, declaration, body);
+    acl aclitem[] := (SELECT p.proacl FROM pg_proc AS p WHERE p.oid = made);
+    others regprocedure := (
+        SELECT min(p.oid)::regprocedure FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE p.proname = visrec._function_name(prefix, config ->> 'functions_name', suffix)
+          AND n.nspname = config ->> 'functions_schema' AND NOT visrec._depends_on_extension('pg_proc', p.oid));
+BEGIN
+    IF others IS NOT NULL THEN      -- with other arguments, too: a call could mean either
+        RAISE duplicate_function USING
+            MESSAGE = format('function %s exists and is not visrec''s', others),
+            HINT = 'Rename or drop it, then attach again.';
+    END IF;
+    BEGIN
+        EXECUTE statement;
+    EXCEPTION WHEN invalid_function_definition THEN     -- other columns than before
+        IF made IS NULL THEN
+            RAISE;
+        END IF;
+        EXECUTE format('DROP FUNCTION %s', made);
+        EXECUTE statement;
+        PERFORM visrec._grant(to_regprocedure(format('%s(%s)', name, arguments)), acl);
+    END;
+    made := to_regprocedure(format('%s(%s)', name, arguments));
+    IF owner <> (SELECT p.proowner FROM pg_proc AS p WHERE p.oid = made) THEN
+        EXECUTE format('ALTER FUNCTION %s OWNER TO %s', made, owner);
+    END IF;
+    EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION visrec', made);
+    EXECUTE format('COMMENT ON FUNCTION %s IS %L', made, comment);
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_function(regclass, jsonb, text, text, text, text, text, text) IS
+    'Writes one of a table''s functions: owned by the table''s owner, dropped with the extension.';
 
 CREATE OR REPLACE FUNCTION visrec._trigger_names() RETURNS name[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -312,7 +1259,7 @@ $$;
 COMMENT ON FUNCTION visrec._forget_failure(oid, text) IS
     'Removes a row''s failure, recorded for its table or, of a partition, for the partitioned one.';
 
-CREATE OR REPLACE FUNCTION visrec._make_triggers(relation regclass, config jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION visrec._make_triggers(relation regclass, config jsonb) RETURNS regprocedure
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names record;
@@ -334,7 +1281,7 @@ BEGIN
             HINT = format('It was renamed. SELECT visrec.attach(%L, …) gives it functions of its own.', other);
     END IF;
 
-    function := visrec._make_function(relation, config, 'visrec_embed_',
+    function := visrec._make_function(relation, config, 'visrec_embed_', '',
         arguments => '',
         -- SECURITY DEFINER, for the table's owner: who may insert into the table needs no right to
         -- update it, and none on what is inside visrec.
@@ -384,8 +1331,12 @@ $body$, names.key_text, names.image, names.vector, names.source,
     FOREACH trigger IN ARRAY visrec._trigger_names() LOOP
         EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION visrec', trigger, names."table");
     END LOOP;
+    RETURN function;
 END
 $$;
+COMMENT ON FUNCTION visrec._make_triggers(regclass, jsonb) IS
+    'Writes the triggers that keep a table''s vectors current. One BEFORE UPDATE trigger takes away the vector of a '
+    'changed image, so that no row ever shows the vector of another picture; the statement''s end brings the new ones.';
 
 CREATE OR REPLACE FUNCTION visrec._drop_functions(config jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -421,7 +1372,8 @@ BEGIN
                 HINT = format('Columns: %s.', (
                     SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
                     WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped));
-        ELSIF wanted IN ('id', 'k', 'filter', 'similarity') THEN
+        ELSIF wanted IN ('id', 'k', 'filter', 'similarity', 'max_distance', 'query', 'excluded', 'liked', 'disliked',
+            'strategy', 'diversity', 'toward', 'seen', 'liked_weights', 'disliked_weights') THEN
             RAISE invalid_parameter_value USING
                 MESSAGE = format('column "%s" cannot be shown: the search functions have an argument or a column of '
                     'this name', wanted);
@@ -507,6 +1459,30 @@ $$;
 COMMENT ON FUNCTION visrec._check_vectors(regclass, name, name, text, text) IS
     'An error where the vectors that are there are of other weights.';
 
+CREATE OR REPLACE FUNCTION visrec._write(relation regclass, config jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM visrec._drop_replaced(config, ARRAY[
+        visrec._make_triggers(relation, config),
+        visrec._make_backfill(relation, config),
+        visrec._make_nearest(relation, config),
+        visrec._make_similar(relation, config)
+    ] || ARRAY(SELECT visrec._make_search(relation, config)
+               UNION ALL SELECT visrec._make_recommend(relation, config)
+               UNION ALL SELECT visrec._make_recommend_for(relation, config)));
+END
+$$;
+COMMENT ON FUNCTION visrec._write(regclass, jsonb) IS 'Writes a table''s attachment, its triggers and its functions.';
+
+CREATE OR REPLACE FUNCTION visrec._kept(relation regclass) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_object_agg(c.key, c.value)
+    FROM pg_trigger AS t, jsonb_each(visrec._config(t.tgargs)) AS c
+    WHERE t.tgrelid = relation AND t.tgname = 'visrec_insert' AND NOT t.tgisinternal
+      AND c.key IN ('events', 'index_method', 'index_metric')
+$$;
+COMMENT ON FUNCTION visrec._kept(regclass) IS 'What of an attachment stays when visrec.attach is called again.';
+
 CREATE OR REPLACE FUNCTION visrec.attach(relation regclass, image_column name DEFAULT 'image_path',
     vector_column name DEFAULT 'content_vector', model text DEFAULT 'clip-ViT-B-32', mode text DEFAULT 'sync',
     on_error text DEFAULT 'record', show_columns name[] DEFAULT NULL) RETURNS void
@@ -539,12 +1515,11 @@ BEGIN
         'source_column', source_column, 'model', used.name, 'fingerprint', used.fingerprint, 'mode', mode, 'on_error', on_error,
         'show_columns', coalesce(to_jsonb(show_columns), '[]'),
         'functions_schema', n.nspname, 'functions_name', c.relname)
+        || coalesce(visrec._kept(relation), '{}')
     INTO config FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;
 
-    PERFORM visrec._make_triggers(relation, config);
-    PERFORM visrec._make_backfill(relation, config);
-    PERFORM visrec._make_similar(relation, config);
-    PERFORM visrec._make_index(relation, config, used.dimension);
+    PERFORM visrec._write(relation, config);
+    PERFORM visrec._make_index(relation, config);
     -- What was made under the table's name before a rename, unless another table took that name over.
     IF (before ->> 'functions_schema', before ->> 'functions_name')
             <> (config ->> 'functions_schema', config ->> 'functions_name')
@@ -565,20 +1540,21 @@ BEGIN
     END IF;
 END
 $$;
+COMMENT ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[]) IS
+    'Make a table''s images have vectors: adds the vector column, triggers, an index (see visrec.reindex) and similar_<table>. '
+    'Again, it brings them up to date. on_error: record (a bad image leaves its row without a vector and a line in '
+    'visrec.failure) or raise (it fails the statement).';
 
 CREATE OR REPLACE FUNCTION visrec.detach(relation regclass, drop_vectors boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     config jsonb := visrec._attachment(relation);
-    made_index regclass;
 BEGIN
     PERFORM visrec._check_owner(relation);
     PERFORM visrec._drop_triggers(relation);
     PERFORM visrec._drop_functions(config);
-    made_index := visrec._vector_index(relation, (config ->> 'vector_column')::name, true);
-    IF made_index IS NOT NULL THEN
-        EXECUTE format('DROP INDEX %s', made_index);
-    END IF;
+    PERFORM visrec._drop_indexes(ARRAY(
+        SELECT i.index FROM visrec._vector_indexes(relation, (config ->> 'vector_column')::name) AS i WHERE i.made));
     IF drop_vectors THEN
         EXECUTE format('ALTER TABLE %s DROP COLUMN %I, DROP COLUMN IF EXISTS %I', relation,
             config ->> 'vector_column', visrec._function_name('', config ->> 'vector_column', '_source'));
@@ -587,6 +1563,232 @@ BEGIN
     PERFORM visrec._drain_queue(relation);
 END
 $$;
+
+CREATE OR REPLACE FUNCTION visrec._index_parts(names jsonb, config jsonb, OUT method text, OUT metric text, OUT access name,
+    OUT opclass name, OUT expression text, OUT operator text, OUT most integer, OUT dimension integer)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    schema text := names ->> 'vector_schema';
+BEGIN
+    SELECT m.dimension INTO dimension FROM visrec.model AS m WHERE m.name = config ->> 'model';
+    method := coalesce(config ->> 'index_method', 'hnsw');
+    metric := coalesce(config ->> 'index_metric', 'cosine');
+    -- the most numbers that pgvector indexes, and what it indexes
+    SELECT i.access, CASE i.type WHEN 'bit' THEN 'bit_hamming_ops' ELSE i.type || m.ops END, i.most,
+           i.expression,
+           format('OPERATOR(%s.%s)', schema, CASE i.type WHEN 'bit' THEN '<~>' ELSE m.operator END)
+    INTO access, opclass, most, expression, operator
+    FROM (VALUES
+        ('hnsw', 'hnsw', 'vector', 2000, '@it@'),
+        ('hnsw_half', 'hnsw', 'halfvec', 4000, '(@it@::@vector_schema@.halfvec(@dimension@))'),
+        ('hnsw_binary', 'hnsw', 'bit', 64000, '(@vector_schema@.binary_quantize(@it@)::bit(@dimension@))'),
+        ('ivfflat', 'ivfflat', 'vector', 2000, '@it@'),
+        ('none', NULL, 'vector', NULL, '@it@')
+    ) AS i (method, access, type, most, expression),
+    (VALUES ('cosine', '_cosine_ops', '<=>'), ('inner_product', '_ip_ops', '<#>'), ('l2', '_l2_ops', '<->'))
+        AS m (metric, ops, operator)
+    WHERE i.method = _index_parts.method AND m.metric = _index_parts.metric;
+END
+$$;
+COMMENT ON FUNCTION visrec._index_parts(jsonb, jsonb) IS
+    'What an attachment''s index is made of: expression is what is indexed, a template; operator is NULL where '
+    'there is no such method or metric.';
+
+CREATE OR REPLACE FUNCTION visrec._index_names(names jsonb, config jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    parts record;
+    ordering text;
+    -- How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly.
+    pool text := 'k';
+    -- How many rows HNSW keeps in view (ef_search), 1000 at most: pgvector's default, 40, unless more rows are wanted. Of
+    -- 100,000 made-up vectors that finds 0.988 of the nearest ten; 64 finds 0.998 and 100 0.9998, for 1.2 and 1.4 times the
+    -- time (python -m benchmarks.searching). A larger hnsw.ef_search of the session's is kept.
+    width text := 'least(greatest(2 * k, 40), 1000)';
+BEGIN
+    SELECT * INTO parts FROM visrec._index_parts(names, config);
+    names := names || jsonb_build_object('dimension', parts.dimension);
+    ordering := visrec._fill(parts.expression, names || jsonb_build_object('it', 't.' || (names ->> 'vector')))
+        || ' ' || parts.operator || ' ';
+    IF parts.method = 'hnsw_binary' THEN
+        pool := 'greatest(20 * least(k, 1000), 200)';
+        width := 'least(greatest(20 * k, 200) + 1, 1000)';
+    ELSIF parts.method = 'ivfflat' THEN
+        width := format('visrec._probes(%s)', names ->> 'relation');
+    END IF;
+    RETURN jsonb_build_object(
+        'pool', pool, 'width', width,
+        -- HNSW goes on until it has k rows that the filter leaves, but finds better ones when it begins wide enough.
+        'width_filtered', CASE parts.method WHEN 'ivfflat' THEN width
+            ELSE format('least(greatest(%s, 2 * pool / share), 1000)::integer', width) END,
+        'exact', CASE parts.method WHEN 'none' THEN 'true' ELSE 'k >= 1000' END,
+        'width_setting', CASE parts.method WHEN 'ivfflat' THEN '''ivfflat.probes''' ELSE '''hnsw.ef_search''' END,
+        -- Costs are far from what these plans cost: compiling one takes longer than running it.
+        'settings', 'SET search_path = pg_catalog, pg_temp SET jit = off '
+            || CASE parts.method WHEN 'ivfflat' THEN 'SET ivfflat.iterative_scan = relaxed_order'
+               ELSE 'SET hnsw.iterative_scan = strict_order' END,
+        -- as the index has it, or the planner does not use it
+        'order_by_variable', ordering || visrec._fill(parts.expression, names || '{"it": "query_vector"}'),
+        'order_by_parameter', ordering || visrec._fill(parts.expression, names || '{"it": "$2"}'));
+END
+$$;
+COMMENT ON FUNCTION visrec._index_names(jsonb, jsonb) IS
+    'What a table''s search functions are filled with for its index: how they order by it and how wide they search.';
+
+CREATE OR REPLACE FUNCTION visrec._probes(relation regclass) RETURNS integer
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- The square root of the lists, as pgvector advises; twice that, since neighbours lie across borders.
+    SELECT greatest(1, ceil(2 * sqrt(max(o.option_value::integer))))::integer
+    FROM pg_index AS x
+    JOIN pg_class AS c ON c.oid = x.indexrelid
+    JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'ivfflat'
+    CROSS JOIN pg_options_to_table(c.reloptions) AS o
+    WHERE x.indrelid = relation AND o.option_name = 'lists'
+$$;
+COMMENT ON FUNCTION visrec._probes(regclass) IS 'How many of its ivfflat index''s lists a search of a table looks at.';
+
+CREATE OR REPLACE FUNCTION visrec._vector_indexes(relation regclass, vector_column name) RETURNS TABLE (
+    index regclass, access name, opclass name, plain boolean, made boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT x.indexrelid::regclass, m.amname, o.opcname, x.indkey[0] = a.attnum,
+           visrec._depends_on_extension('pg_class', x.indexrelid)
+    FROM pg_index AS x
+    JOIN pg_class AS c ON c.oid = x.indexrelid
+    JOIN pg_am AS m ON m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat')
+    JOIN pg_opclass AS o ON o.oid = x.indclass[0]
+    JOIN pg_attribute AS a ON a.attrelid = x.indrelid AND a.attname = vector_column
+    WHERE x.indrelid = relation AND x.indpred IS NULL AND x.indisvalid
+      AND EXISTS (SELECT FROM pg_depend AS d
+                  WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid
+                    AND d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid = a.attnum)
+$$;
+COMMENT ON FUNCTION visrec._vector_indexes(regclass, name) IS
+    'The vector indexes of a column, or of an expression on it (plain: of the column itself); made: by visrec.';
+
+CREATE OR REPLACE FUNCTION visrec._build_index(relation regclass, names jsonb, parts record) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    workers text := current_setting('max_parallel_maintenance_workers');
+    version int[] := (SELECT string_to_array(e.extversion, '.')::int[] FROM pg_extension AS e WHERE e.extname = 'vector');
+    others oid[] := ARRAY(SELECT x.indexrelid FROM pg_index AS x WHERE x.indrelid = relation);
+    rows bigint;
+    options text := '';
+BEGIN
+    IF parts.access = 'ivfflat' THEN    -- as pgvector advises
+        EXECUTE visrec._fill('SELECT count(t.@vector@) FROM @table@ AS t', names) INTO rows;
+        options := format('WITH (lists = %s)',
+            least(greatest(CASE WHEN rows <= 1000000 THEN rows / 1000 ELSE sqrt(rows) END::integer, 1), 32768));
+    END IF;
+    IF version < '{0,8,2}' THEN     -- earlier ones can overflow in a parallel build
+        PERFORM set_config('max_parallel_maintenance_workers', '0', true);
+    END IF;
+    EXECUTE format('CREATE INDEX ON %s USING %I (%s %s.%I) %s', names ->> 'table', parts.access,
+        '(' || visrec._fill(parts.expression, names || jsonb_build_object('it', names ->> 'vector',
+            'dimension', parts.dimension)) || ')', names ->> 'vector_schema', parts.opclass, options);
+    PERFORM set_config('max_parallel_maintenance_workers', workers, true);
+    EXECUTE format('ALTER INDEX %s DEPENDS ON EXTENSION visrec', (
+        SELECT x.indexrelid::regclass FROM pg_index AS x WHERE x.indrelid = relation AND x.indexrelid <> ALL (others)));
+END
+$$;
+COMMENT ON FUNCTION visrec._build_index(regclass, jsonb, record) IS 'Builds an index, which goes with the extension.';
+
+CREATE OR REPLACE FUNCTION visrec._drop_indexes(indexes regclass[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    index regclass;
+BEGIN
+    FOREACH index IN ARRAY indexes LOOP
+        EXECUTE format('DROP INDEX %s', index);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._drop_indexes(regclass[]) IS 'Drops indexes.';
+
+CREATE OR REPLACE FUNCTION visrec._make_index(relation regclass, config jsonb, rebuild boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := (SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n);
+    parts record;
+    present boolean;
+BEGIN
+    SELECT * INTO parts FROM visrec._index_parts(names, config);
+    -- Of an expression, only what visrec made is known to be the one.
+    SELECT bool_or(i.made AND NOT rebuild OR i.plain AND NOT i.made) INTO present
+    FROM visrec._vector_indexes(relation, (config ->> 'vector_column')::name) AS i
+    WHERE i.access = parts.access AND i.opclass = parts.opclass;
+    IF parts.method = 'none' OR present THEN
+        RETURN;
+    ELSIF parts.dimension > parts.most THEN
+        RAISE NOTICE USING
+            MESSAGE = format('no index on column %s: %s indexes vectors of at most %s numbers', names ->> 'vector',
+                parts.method, parts.most),
+            DETAIL = format('The model''s vectors have %s; searches scan the table.', parts.dimension),
+            HINT = format('SELECT visrec.reindex(%L, %L);', relation,
+                CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half' ELSE 'hnsw_binary' END);
+        RETURN;
+    END IF;
+    PERFORM visrec._build_index(relation, names, parts);
+END
+$$;
+COMMENT ON FUNCTION visrec._make_index(regclass, jsonb, boolean) IS
+    'Builds the index of an attachment, unless the column has one.';
+
+CREATE OR REPLACE FUNCTION visrec._check_index(relation regclass, config jsonb) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    parts record;
+BEGIN
+    SELECT * INTO parts FROM visrec._index_parts((SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n), config);
+    IF parts.operator IS NULL THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('there is no index with the method "%s" and the metric "%s"', config ->> 'index_method',
+                config ->> 'index_metric'),
+            HINT = 'Methods: hnsw, hnsw_half, hnsw_binary, ivfflat, none. Metrics: cosine, inner_product, l2.';
+    ELSIF parts.dimension IS NULL THEN
+        RAISE undefined_object USING
+            MESSAGE = format('model "%s" is not registered', config ->> 'model'),
+            HINT = format('SELECT visrec.register_model(%L);', config ->> 'model');
+    ELSIF parts.dimension > parts.most THEN
+        RAISE program_limit_exceeded USING
+            MESSAGE = format('cannot index the vectors of table "%s" with the method "%s"', relation, parts.method),
+            DETAIL = format('They have %s numbers, and it takes at most %s.', parts.dimension, parts.most),
+            HINT = format('Methods that take them: %s.', concat_ws(', ',
+                CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half (at most 4000)' END,
+                CASE WHEN parts.dimension <= 64000 THEN 'hnsw_binary (at most 64000)' END, 'none'));
+    ELSIF config ->> 'source_column' IS NULL THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('table "%s" was attached under an earlier version', relation),
+            HINT = 'Attach it again: SELECT visrec.attach(…).';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_index(regclass, jsonb) IS 'An error for an index that cannot be made.';
+
+CREATE OR REPLACE FUNCTION visrec.reindex(relation regclass, method text DEFAULT 'hnsw', metric text DEFAULT 'cosine') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation) 
+        || jsonb_build_object('index_method', coalesce(method, 'NULL'), 'index_metric', coalesce(metric, 'NULL'));
+    replaced regclass[];
+BEGIN
+    PERFORM visrec._check_owner(relation);
+    PERFORM visrec._check_index(relation, config);
+    SELECT coalesce(array_agg(i.index), '{}') INTO replaced
+    FROM visrec._vector_indexes(relation, (config ->> 'vector_column')::name) AS i WHERE i.made;
+    -- The long part first: until the short rest, searches go on with the index before.
+    PERFORM visrec._make_index(relation, config, rebuild => true);
+    PERFORM visrec._write(relation, config);
+    PERFORM visrec._drop_indexes(replaced);
+END
+$$;
+COMMENT ON FUNCTION visrec.reindex(regclass, text, text) IS
+    'Builds the index of a table''s vectors anew, and has its search functions use it. method: hnsw; hnsw_half (half the '
+    'size, of half-precision numbers); hnsw_binary (a fraction of the size, of one bit a number; finds candidates, which '
+    'are compared by the vectors themselves); ivfflat (built faster, searched slower; build it when the rows are there); '
+    'none (every row is compared: exact). metric: cosine, inner_product or l2, which order unit vectors alike, so that '
+    'results are the same; similarity is the cosine whichever. Only what visrec made is dropped. Rows can be read '
+    'meanwhile, not written. For a large load: reindex with none, load or backfill, then reindex with hnsw: building once '
+    'is faster than growing.';
 
 CREATE OR REPLACE FUNCTION visrec._do_as_owner(relation oid, config jsonb, task text, arguments jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -639,12 +1841,12 @@ END
 $$;
 COMMENT ON FUNCTION visrec._as_owner(oid, jsonb, text, jsonb) IS 'Does a task on a table''s rows with its owner''s rights.';
 
-CREATE OR REPLACE FUNCTION visrec._make_backfill(relation regclass, config jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION visrec._make_backfill(relation regclass, config jsonb) RETURNS regprocedure
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     function regprocedure;
 BEGIN
-    function := visrec._make_function(relation, config, 'visrec_backfill_',
+    function := visrec._make_function(relation, config, 'visrec_backfill_', '',
         arguments => 'text, jsonb',
         declaration => 'task text, arguments jsonb) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER '
             'SET search_path = pg_catalog, pg_temp',
@@ -655,6 +1857,7 @@ BEGIN
 END
 $body$, relation));
     EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
+    RETURN function;
 END
 $$;
 COMMENT ON FUNCTION visrec._make_backfill(regclass, jsonb) IS 'Writes visrec_backfill_<table>.';
@@ -819,6 +2022,371 @@ $$;
 COMMENT ON FUNCTION visrec.coverage(regclass) IS
     'How many rows of an attached table are embedded, pending, failed, without an image, or stale (the vector is of '
     'other weights than the model''s, or of the image that the row had before); each row is in exactly one state.';
+
+CREATE OR REPLACE FUNCTION visrec._check_evaluation(k integer[], sample integer) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF coalesce(cardinality(k), 0) = 0 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'k must name at least one number of neighbours',
+            HINT = 'For example ''{1,5,10}''.';
+    ELSIF EXISTS (SELECT FROM unnest(k) AS c WHERE c IS NULL OR c < 1) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('k must be at least 1, not %s', (
+                SELECT coalesce(c::text, 'NULL') FROM unnest(k) AS c WHERE c IS NULL OR c < 1 LIMIT 1));
+    ELSIF sample < 1 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('sample must be at least 1, not %s', sample),
+            HINT = 'NULL takes all.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_evaluation(integer[], integer) IS 'An error for arguments that no evaluation takes.';
+
+CREATE OR REPLACE FUNCTION visrec._evaluated_column(relation regclass, name name, strategy integer) RETURNS pg_attribute
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found pg_attribute;
+BEGIN
+    SELECT a.* INTO found FROM pg_attribute AS a
+    WHERE a.attrelid = relation AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped;
+    IF found.attname IS NULL THEN
+        RAISE undefined_column USING
+            MESSAGE = format('table "%s" has no column "%s"', relation, name),
+            HINT = format('Columns: %s.', (
+                SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
+                WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped));
+    ELSIF visrec._comparison(found.atttypid, strategy) IS NULL THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('column "%s" of table "%s" cannot be used here: values of type %s are not compared',
+                name, relation, format_type(found.atttypid, found.atttypmod));
+    END IF;
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION visrec._evaluated_column(regclass, name, integer) IS
+    'A column by its name, or an error: undefined_column where there is none, feature_not_supported where its type has '
+    'no such comparison (strategy as for visrec._comparison: 1 <, 3 =).';
+
+CREATE OR REPLACE FUNCTION visrec._made_function(relation regclass, config jsonb, prefix text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    name name := visrec._function_name(prefix, config ->> 'functions_name');
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+                   WHERE n.nspname = config ->> 'functions_schema' AND p.proname = name) THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('table "%s" has no function %I', relation, name),
+            HINT = 'Attach the table again: SELECT visrec.attach(…).';
+    END IF;
+    RETURN format('%I.%I', config ->> 'functions_schema', name);
+END
+$$;
+COMMENT ON FUNCTION visrec._made_function(regclass, jsonb, text) IS
+    'The quoted name of one of the functions that attach wrote for a table, or an error that it is not there.';
+
+CREATE OR REPLACE FUNCTION visrec._draw(key_text text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.format('sha256(convert_to(%1$s, ''UTF8'')), %1$s COLLATE "C"', key_text);
+COMMENT ON FUNCTION visrec._draw(text) IS
+    'What to order by for a sample that has nothing to do with the rows'' content, and is the same each time: the '
+    'SHA-256 of the key, as text.';
+
+CREATE OR REPLACE FUNCTION visrec._measures(hits boolean[], relevant bigint, k integer, OUT "precision" double precision,
+    OUT recall double precision, OUT ap double precision, OUT ndcg double precision, OUT hit double precision)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(sum(r.hit), 0)::double precision / k,
+           coalesce(sum(r.hit), 0)::double precision / relevant,
+           coalesce(sum(r.hit * r.found / r.place::double precision), 0) / least(k, relevant),
+           coalesce(sum(r.hit / ln(r.place + 1::double precision)), 0)
+               / (SELECT sum(1 / ln(i + 1::double precision)) FROM generate_series(1, least(k, relevant)) AS i),
+           coalesce(max(r.hit), 0)
+    FROM (SELECT h.hit::integer AS hit, h.place, sum(h.hit::integer) OVER (ORDER BY h.place) AS found
+          FROM unnest(hits) WITH ORDINALITY AS h (hit, place) WHERE h.place <= k) AS r;
+
+END;
+COMMENT ON FUNCTION visrec._measures(boolean[], bigint, integer) IS
+    'One list of results, hits telling at each place whether it is relevant, measured at k; relevant > 0 is how many '
+    'relevant rows there are. precision: relevant ones among the first k, divided by k, also where the list is shorter. '
+    'recall: the same count divided by relevant. ap: the sum, over the places i <= k that are relevant, of precision '
+    'at i, divided by min(k, relevant) (so 1 is the best there can be; trec_eval''s map_cut divides by relevant). '
+    'ndcg: the sum of 1 / log2(i + 1) over the same places, divided by what min(k, relevant) relevant ones at the top '
+    'would have (Järvelin and Kekäläinen 2002, gains of 0 or 1). hit: 1 where one of the first k is relevant, else 0.';
+
+CREATE OR REPLACE FUNCTION visrec._recall_of_one(names jsonb, id text, k integer,
+    OUT recall double precision, OUT by_index double precision, OUT one_by_one double precision)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- Distances that differ by less are of rows as near as each other.
+    tolerance CONSTANT double precision := 1e-9;
+    found double precision[];
+    wanted bigint;
+    farthest double precision;
+    began timestamptz := clock_timestamp();
+    between_both timestamptz;
+BEGIN
+    EXECUTE visrec._fill('SELECT array_agg(1 - r.similarity) FROM @similar@($1::@key_type@, $2) AS r', names)
+    INTO found USING id, k;
+    between_both := clock_timestamp();
+    EXECUTE visrec._fill($query$
+        SELECT count(*), max(n.distance)
+        FROM (SELECT (t.@vector@ @distance@ (SELECT q.@vector@ FROM @table@ AS q WHERE q.@key@ @equals@ $1::@key_type@))
+                     + 0 AS distance        -- the sum keeps the index out
+              FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ $1::@key_type@
+              ORDER BY 1 LIMIT $2) AS n
+        WHERE n.distance <> 'NaN'           -- of a vector without a direction
+        $query$, names) INTO wanted, farthest USING id, k;
+    by_index := extract(epoch FROM between_both - began) * 1000;
+    one_by_one := extract(epoch FROM clock_timestamp() - between_both) * 1000;
+    IF wanted > 0 THEN
+        recall := (SELECT count(*) FROM unnest(found) AS f WHERE f <= farthest + tolerance)::double precision / wanted;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._recall_of_one(jsonb, text, integer) IS
+    'How many of a row''s k nearest similar_<table> finds, and how many milliseconds that and an exact search took.';
+
+CREATE OR REPLACE FUNCTION visrec.recall(relation regclass, k integer DEFAULT 10, sample integer DEFAULT 100, OUT queries bigint,
+    OUT recall double precision, OUT worst double precision, OUT index_ms double precision, OUT exact_ms double precision)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    names jsonb;
+    id text;
+    one record;
+    recalls double precision[] := '{}';
+    by_index double precision[] := '{}';
+    one_by_one double precision[] := '{}';
+BEGIN
+    PERFORM visrec._check_evaluation(ARRAY[k], sample);
+    names := visrec._search_names(relation, config)
+        || jsonb_build_object('similar', visrec._made_function(relation, config, 'similar_'));
+    FOR id IN EXECUTE visrec._fill('SELECT @key_text@ FROM @table@ AS t WHERE t.@vector@ IS NOT NULL ORDER BY @draw@ '
+        'LIMIT $1', names || jsonb_build_object('draw', visrec._draw(names ->> 'key_text'))) USING sample
+    LOOP
+        one := visrec._recall_of_one(names, id, k);
+        IF one.recall IS NOT NULL THEN
+            recalls := recalls || one.recall;
+            by_index := by_index || one.by_index;
+            one_by_one := one_by_one || one.one_by_one;
+        END IF;
+    END LOOP;
+    queries := cardinality(recalls);
+    SELECT avg(r), min(r) INTO recall, worst FROM unnest(recalls) AS r;
+    index_ms := (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY m) FROM unnest(by_index) AS m);
+    exact_ms := (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY m) FROM unnest(one_by_one) AS m);
+    IF queries = 0 THEN
+        RAISE NOTICE USING
+            MESSAGE = format('table "%s" has no two vectors to compare', relation),
+            HINT = format('SELECT * FROM visrec.coverage(%L);', relation);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec.recall(regclass, integer, integer) IS
+    'How many of a row''s k nearest similar_<table> finds: for sample rows with a vector (NULL: all), a share from 0 to '
+    '1, the mean and the worst of them. A row that is returned counts if it is no farther (by 1e-9) than the k-th '
+    'nearest of an exact search; where fewer than k other rows have a vector, of those. The sample is the first by '
+    'the SHA-256 of the keys, so the same table gives the same. index_ms and exact_ms: the median milliseconds of a '
+    'call of similar_<table> and of the exact search. Errors: invalid_parameter_value for k or sample below 1; '
+    'object_not_in_prerequisite_state where the table is not attached, or has vectors of another model.';
+
+CREATE OR REPLACE FUNCTION visrec._evaluate(relation regclass, label_column name, ks integer[], sample integer)
+RETURNS TABLE (category text, k integer, queries bigint, "precision" double precision, recall double precision,
+    map double precision, ndcg double precision, hit_rate double precision)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    names jsonb := (SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n);
+    label pg_attribute;
+    alone bigint;
+BEGIN
+    PERFORM visrec._check_evaluation(ks, sample);
+    label := visrec._evaluated_column(relation, label_column, 3);
+    names := names || jsonb_build_object(
+        'similar', visrec._made_function(relation, config, 'similar_'), 'draw', visrec._draw('l.key'),
+        'label', format('%I', label_column), 'same', visrec._comparison(label.atttypid, 3),
+        'label_text', visrec._key_text(format('t.%I', label_column), visrec._base_type(label.atttypid)));
+    RETURN QUERY EXECUTE visrec._fill($query$
+        WITH labelled AS (
+            SELECT t.@key@ AS id, @key_text@ AS key, t.@label@ AS label, count(*) OVER w - 1 AS others,
+                   min((@label_text@) COLLATE "C") OVER w AS category
+            FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND t.@label@ IS NOT NULL
+            WINDOW w AS (PARTITION BY t.@label@)
+        ), asked AS (
+            SELECT * FROM labelled AS l WHERE l.others > 0 ORDER BY @draw@ LIMIT $2
+        ), answered AS MATERIALIZED (
+            SELECT a.category, a.others, ARRAY(
+                SELECT coalesce(t.@label@ @same@ a.label, false)
+                FROM (SELECT r.id, row_number() OVER () AS place FROM @similar@(a.id, $3) AS r) AS s
+                JOIN @table@ AS t ON t.@key@ @equals@ s.id
+                ORDER BY s.place) AS hits
+            FROM asked AS a
+        )
+        SELECT a.category, c.k, count(*), avg(m."precision"), avg(m.recall), avg(m.ap), avg(m.ndcg), avg(m.hit)
+        FROM answered AS a, (SELECT DISTINCT u.k FROM unnest($1) AS u (k)) AS c,
+             visrec._measures(a.hits, a.others, c.k) AS m
+        GROUP BY GROUPING SETS ((a.category, c.k), (c.k))
+        ORDER BY a.category NULLS FIRST, c.k
+        $query$, names) USING ks, sample, (SELECT max(u.k) FROM unnest(ks) AS u (k));
+    EXECUTE visrec._fill('SELECT count(*) FROM (SELECT FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND t.@label@ '
+        'IS NOT NULL GROUP BY t.@label@ HAVING count(*) = 1) AS s', names) INTO alone;
+    IF alone > 0 THEN
+        RAISE NOTICE '% rows are left out: no other row with a vector has their value of "%"', alone, label_column;
+    ELSIF NOT FOUND THEN
+        RAISE NOTICE USING
+            MESSAGE = format('table "%s" has no row with a vector and a value of "%s"', relation, label_column),
+            HINT = format('SELECT * FROM visrec.coverage(%L);', relation);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._evaluate(regclass, name, integer[], integer) IS 'What visrec.evaluate returns.';
+
+CREATE OR REPLACE FUNCTION visrec.evaluate(relation regclass, label_column name, k integer[] DEFAULT '{1,5,10}',
+    sample integer DEFAULT NULL)
+RETURNS TABLE (category text, k integer, queries bigint, "precision" double precision, recall double precision,
+    map double precision, ndcg double precision, hit_rate double precision)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- In SQL, since PL/pgSQL has no arguments and results of one name.
+    SELECT * FROM visrec._evaluate($1, $2, $3, $4)
+$$;
+COMMENT ON FUNCTION visrec.evaluate(regclass, name, integer[], integer) IS
+    'How well a row''s neighbours by similar_<table> share its label: each row with a vector and a label is a query '
+    '(sample of them, the first by the SHA-256 of their keys, or all), the rest of the table is searched, and a result '
+    'with the same label is relevant. One line for each k over all queries, with category NULL, and one for each '
+    'category, each the mean over its queries of: precision, relevant ones among the first k / k; recall, the same / R, '
+    'R being the other rows with a vector and that label; map, the mean of AP = the sum of precision at i over the '
+    'relevant places i <= k, / min(k, R); ndcg, the sum of 1 / log2(i + 1) over those places / the most it could be, '
+    'with min(k, R) of them (Järvelin and Kekäläinen 2002); hit_rate, whether there is any. All are from 0 to 1. Rows '
+    'without a label are no queries and never relevant; queries with R = 0 are left out, with a NOTICE. Errors: '
+    'invalid_parameter_value for k or sample below 1; undefined_column; feature_not_supported for a label that is not '
+    'compared; object_not_in_prerequisite_state where the table is not attached, or has vectors of another model.';
+
+CREATE OR REPLACE FUNCTION visrec._check_evaluate_taste(k integer[], holdout double precision, strategies text[], sample integer)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM visrec._check_evaluation(k, sample);
+    PERFORM visrec._check_recommend('{0}'::integer[], s, 0) FROM unnest(strategies) AS s;
+    IF coalesce(cardinality(strategies), 0) = 0 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'strategies must name at least one',
+            HINT = 'Strategies: mean, session (liked posts in order of time), best_score.';
+    ELSIF holdout IS NULL OR NOT (holdout > 0 AND holdout < 1) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('holdout must be between 0 and 1, not %s', coalesce(holdout::text, 'NULL')),
+            DETAIL = 'It is the share of each user''s items that is to be foretold.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_evaluate_taste(integer[], double precision, text[], integer) IS
+    'An error for arguments that visrec.evaluate_taste does not take.';
+
+CREATE OR REPLACE FUNCTION visrec._taste_names(relation regclass, events regclass, user_column name, item_column name,
+    at_column name) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    who pg_attribute := visrec._evaluated_column(events, user_column, 3);
+    item pg_attribute := visrec._evaluated_column(events, item_column, 3);
+    at pg_attribute := visrec._evaluated_column(events, at_column, 1);
+    names jsonb := (SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n);
+BEGIN
+    BEGIN
+        EXECUTE format('SELECT NULL::%s::%s', format_type(item.atttypid, -1), names ->> 'key_type');
+    EXCEPTION WHEN cannot_coerce THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" of table "%s" holds no keys of table "%s"', item_column, events, relation),
+            DETAIL = format('It is of type %s, the key of type %s.', format_type(item.atttypid, item.atttypmod),
+                names ->> 'key_type');
+    END;
+    RETURN names || jsonb_build_object(
+        'recommend', visrec._made_function(relation, config, 'recommend_'),
+        'events', events::text, 'draw', visrec._draw('h.who'),
+        'user', format('e.%I', who.attname), 'item', format('e.%I', item.attname), 'at', format('e.%I', at.attname),
+        'user_text', visrec._key_text(format('e.%I', who.attname), visrec._base_type(who.atttypid)));
+END
+$$;
+COMMENT ON FUNCTION visrec._taste_names(regclass, regclass, name, name, name) IS
+    'What the statements of visrec.evaluate_taste are filled with, or an error for a column that there is not.';
+
+CREATE OR REPLACE FUNCTION visrec._evaluate_taste(relation regclass, events regclass, user_column name, item_column name,
+    at_column name, ks integer[], holdout double precision, strategies text[], sample integer)
+RETURNS TABLE (strategy text, k integer, users bigint, "precision" double precision, recall double precision,
+    map double precision, ndcg double precision, hit_rate double precision)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb;
+    short bigint;
+BEGIN
+    PERFORM visrec._check_evaluate_taste(ks, holdout, strategies, sample);
+    names := visrec._taste_names(relation, events, user_column, item_column, at_column);
+    RETURN QUERY EXECUTE visrec._fill($query$
+        WITH met AS (               -- each item once, when the user first met it
+            SELECT DISTINCT ON (@user@, t.@key@) @user@ AS who, @user_text@ AS name, t.@key@ AS id, @key_text@ AS key,
+                   @at@ AS at
+            FROM @events@ AS e JOIN @table@ AS t ON t.@key@ @equals@ @item@::@key_type@
+            WHERE t.@vector@ IS NOT NULL AND @user@ IS NOT NULL AND @at@ IS NOT NULL
+            ORDER BY @user@, t.@key@, @at@
+        ), histories AS (
+            SELECT min(v.name COLLATE "C") AS who, array_agg(v.id ORDER BY v.at, v.key COLLATE "C") AS ids,
+                   -- less a trifle, as 0.07 * 100 is more than 7
+                   count(*) - least(count(*) - 1, ceil(count(*) * $2 - 1e-9)::bigint) AS past
+            FROM met AS v GROUP BY v.who HAVING count(*) >= 2
+        ), asked AS (
+            SELECT h.ids[:h.past] AS liked, h.ids[h.past + 1:] AS held_out
+            FROM histories AS h ORDER BY @draw@ LIMIT $5
+        ), answered AS MATERIALIZED (
+            SELECT s.strategy, cardinality(a.held_out) AS relevant, ARRAY(
+                SELECT r.id @equals@ ANY (a.held_out)
+                FROM (SELECT r.id, row_number() OVER () AS place
+                      FROM @recommend@(liked => a.liked, k => $3, strategy => s.strategy) AS r) AS r
+                ORDER BY r.place) AS hits
+            FROM asked AS a, (SELECT DISTINCT u.s FROM unnest($4) AS u (s)) AS s (strategy)
+        )
+        SELECT a.strategy, c.k, count(*), avg(m."precision"), avg(m.recall), avg(m.ap), avg(m.ndcg), avg(m.hit)
+        FROM answered AS a, (SELECT DISTINCT u.k FROM unnest($1) AS u (k)) AS c,
+             visrec._measures(a.hits, a.relevant, c.k) AS m
+        GROUP BY a.strategy, c.k
+        ORDER BY array_position($4, a.strategy), c.k
+        $query$, names) USING ks, holdout, (SELECT max(u.k) FROM unnest(ks) AS u (k)), strategies, sample;
+    EXECUTE visrec._fill($query$
+        SELECT count(*) FROM (
+            SELECT FROM @events@ AS e
+            LEFT JOIN @table@ AS t ON t.@key@ @equals@ @item@::@key_type@ AND t.@vector@ IS NOT NULL
+            WHERE @user@ IS NOT NULL GROUP BY @user@
+            HAVING count(DISTINCT t.@key@) FILTER (WHERE @at@ IS NOT NULL) < 2) AS s
+        $query$, names) INTO short;
+    IF short > 0 THEN
+        RAISE NOTICE '% users are left out: they have fewer than 2 items with a vector', short;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._evaluate_taste(regclass, regclass, name, name, name, integer[], double precision, text[],
+    integer) IS 'What visrec.evaluate_taste returns.';
+
+CREATE OR REPLACE FUNCTION visrec.evaluate_taste(relation regclass, events regclass, user_column name DEFAULT 'user_id',
+    item_column name DEFAULT 'post_id', at_column name DEFAULT 'at', k integer[] DEFAULT '{5,10}',
+    holdout double precision DEFAULT 0.5, strategies text[] DEFAULT '{mean,session}', sample integer DEFAULT NULL)
+RETURNS TABLE (strategy text, k integer, users bigint, "precision" double precision, recall double precision,
+    map double precision, ndcg double precision, hit_rate double precision)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    -- In SQL, since PL/pgSQL has no arguments and results of one name.
+    SELECT * FROM visrec._evaluate_taste($1, $2, $3, $4, $5, $6, $7, $8, $9)
+$$;
+COMMENT ON FUNCTION visrec.evaluate_taste(regclass, regclass, name, name, name, integer[], double precision, text[],
+    integer) IS
+    'How well recommend_<table> foretells what users went on to: of each user''s n items in order of time, the last '
+    'holdout · n (rounded up, at least one, at most n - 1) are held out; the earlier ones are what was liked, and '
+    'results that were held out are relevant. An item counts once, when the user first met it, and so never as both; '
+    'items without a vector and events with a NULL do not count; items of one time are in the order of their keys. One '
+    'line for each strategy and k: the mean over users of the measures of visrec.evaluate, R being the items held out. '
+    'sample takes that many users, the first by the SHA-256 of user_column as text; NULL takes all. Users with fewer '
+    'than 2 items are left out, with a NOTICE. Errors: invalid_parameter_value for k or sample below 1, holdout not '
+    'between 0 and 1, or an unknown strategy; undefined_column; feature_not_supported for a column that is not compared; '
+    'datatype_mismatch where item_column cannot be cast to the key''s type; '
+    'object_not_in_prerequisite_state where the table is not attached, or has vectors of another model.';
 
 CREATE OR REPLACE FUNCTION visrec._forget_dropped() RETURNS event_trigger
 -- As the extension's owner: who drops a table may own neither its functions nor what visrec keeps of it.

@@ -205,7 +205,7 @@ BEGIN
 #variable_conflict use_column
 DECLARE
     -- So few rows are compared one by one in less time than the index takes to find k of them.
-    few CONSTANT double precision := 5000;
+    few CONSTANT double precision := 10000;
     estimate double precision;
     share double precision := 1;    -- of the rows that the filter leaves
     condition text := 'true';
