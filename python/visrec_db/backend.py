@@ -137,7 +137,9 @@ def duplicate_kinds(
     except errors.EncoderError as error:
         return json.dumps({"error": _as_dict(error, None)})
     unknown = duplicates.Picture()
-    pairs = [(found.get(a, unknown), found.get(b, unknown)) for a, b in zip(first, second, strict=True)]
+    pairs = [
+        (found.get(a, unknown), found.get(b, unknown)) for a, b in zip(first, second, strict=True)
+    ]
     return json.dumps({"kinds": [duplicates.kind(a, b) for a, b in pairs]})
 
 
