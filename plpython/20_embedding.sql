@@ -76,3 +76,14 @@ return backend.encoder_warm(plpy, model)
 $python$;
 COMMENT ON FUNCTION visrec._encoder_warm(text) IS 'Has the encoder process load a model.';
 REVOKE ALL ON FUNCTION visrec._encoder_warm(text) FROM PUBLIC;
+
+CREATE FUNCTION visrec._duplicate_kinds(relation oid, config jsonb, ids_a text[], ids_b text[]) RETURNS jsonb
+LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.duplicate_kinds(plpy, relation, config, ids_a, ids_b)
+$python$;
+COMMENT ON FUNCTION visrec._duplicate_kinds(oid, jsonb, text[], text[]) IS
+    'For each pair of rows by their keys: whether their images are exact or near duplicates, or only similar.';
+REVOKE ALL ON FUNCTION visrec._duplicate_kinds(oid, jsonb, text[], text[]) FROM PUBLIC;

@@ -7,6 +7,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'visrec.attach(regclass, name, name, text, text, text, name[])',
         'visrec.backfill(regclass, integer, bigint)',
         'visrec.retry(regclass)',
+        'visrec.duplicates(regclass, integer, double precision)',
         'visrec.embed_image(text, text)',
         'visrec.embed_image(bytea, text)',
         'visrec.embed_text(text, text)',
@@ -15,7 +16,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'visrec._embed_rows(oid, jsonb, text[])',
         'visrec._embed_queued(oid, jsonb)',
         'visrec._write_vectors(oid, jsonb, text[])',
-        'visrec._backfill_batch(oid, jsonb, text, integer, integer)'
+        'visrec._backfill_batch(oid, jsonb, text, integer, integer)',
+        'visrec._duplicate_kinds(oid, jsonb, text[], text[])'
     ]::regprocedure[])
 $$;
 COMMENT ON FUNCTION visrec._granted_functions() IS 'What visrec.grant_access grants.';

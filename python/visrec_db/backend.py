@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from visrec_db import client, errors, statements
+from visrec_db import client, errors, in_process, statements
 from visrec_db.in_process import InProcess, Model
 
 BATCH_SIZE, BATCH_OF_BYTES = 128, 16
@@ -111,6 +111,38 @@ def inspect_model(plpy: Plpy, name: str, directory: str) -> str:
     return json.dumps({"fingerprint": fingerprint, "dimension": dimension})
 
 
+def duplicate_kinds(
+    plpy: Plpy, relation: int, config: str, first: Sequence[str], second: Sequence[str]
+) -> str:
+    """For each pair of rows by their keys: ``exact``, ``near`` or ``similar``.
+
+    A picture that cannot be read makes its pairs similar and harms no other. Only the kinds leave
+    this function, no digest. Returns JSON: ``{"kinds": [text, …]}`` or ``{"error": …}``.
+    """
+    from visrec_db import duplicates  # noqa: PLC0415 - only here
+
+    table = _Table(plpy, relation, config, bulk=True)
+    ids = sorted({*first, *second})
+    size = BATCH_OF_BYTES if table.holds_images else BATCH_SIZE
+    found: dict[str, duplicates.Picture] = {}
+    try:
+        policy = in_process.policy(_settings(plpy))
+        embedder = _embedder(plpy, Model("looks", None, duplicates.LOOKS), bulk=True)
+        for start in range(0, len(ids), size):
+            rows = table.read_images(ids[start : start + size])
+            images = [row["image"] for row in rows]
+            looks = [look for some in embedder.embed_images(images) for look in some]
+            pictures = duplicates.pictures(images, looks, policy, lambda: _checkpoint(plpy))
+            found |= zip([row["id"] for row in rows], pictures, strict=True)
+    except errors.EncoderError as error:
+        return json.dumps({"error": _as_dict(error, None)})
+    unknown = duplicates.Picture()
+    pairs = [
+        (found.get(a, unknown), found.get(b, unknown)) for a, b in zip(first, second, strict=True)
+    ]
+    return json.dumps({"kinds": [duplicates.kind(a, b) for a, b in pairs]})
+
+
 class Outcome:
     """What became of the rows of one call."""
 
@@ -154,6 +186,10 @@ class _Table:
         """``id`` (text) and ``image`` of those of the rows that have no vector."""
         statement = statements.READ_AND_LOCK if self.config.get("lock") else statements.READ
         return list(statement.run(self._plpy, list(ids), names=self._names))
+
+    def read_images(self, ids: Sequence[str]) -> list[Mapping[str, Any]]:
+        """``id`` (text) and ``image`` of those of the rows that have an image."""
+        return list(statements.READ_IMAGES.run(self._plpy, list(ids), names=self._names))
 
     def read_next(self, after: str | None, count: int) -> list[Mapping[str, Any]]:
         """The next rows that have an image and no vector, locked until the transaction ends.
@@ -281,8 +317,12 @@ def _connect(plpy: Plpy, model_name: str, bulk: bool, fingerprint: str | None = 
     return _embedder(plpy, Model(**found[0]), bulk)
 
 
+def _settings(plpy: Plpy) -> dict[str, str]:
+    return {row["name"]: row["value"] for row in statements.SETTINGS.run(plpy)}
+
+
 def _embedder(plpy: Plpy, model: Model, bulk: bool) -> Embedder:
-    settings = {row["name"]: row["value"] for row in statements.SETTINGS.run(plpy)}
+    settings = _settings(plpy)
 
     def checkpoint() -> None:
         _checkpoint(plpy)

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visrec_db import errors, hardware, images, models, pixels
+from visrec_db import duplicates, errors, hardware, images, models, pixels
 
 if TYPE_CHECKING:
     from visrec_db.torch_encoder import Plan, TorchEncoder
@@ -107,13 +107,24 @@ def load(directory: str | None, fingerprint: str | None = None) -> Encoder:
     holds no model that can be loaded, or one of other weights.
     """
     if directory is None:
-        return PixelsEncoder()
+        return _load_looks() if fingerprint == duplicates.LOOKS else PixelsEncoder()
     compiled = None if _has_cuda() else _load_compiled(Path(directory), fingerprint)
     if compiled is not None:
         return compiled
     if fingerprint is not None:
         _check(directory, models.fingerprint(directory), fingerprint)
     return load_torch(directory)
+
+
+def _load_looks() -> Encoder:
+    try:
+        from visrec_db import looks  # noqa: PLC0415 - only for visrec.duplicates
+    except ImportError as error:
+        raise errors.EncoderUnavailable(
+            f"a library that compares pictures is missing: {error}",
+            hint="Bring the libraries up to date on the server: make venv.",
+        ) from error
+    return looks.LooksEncoder()
 
 
 def _check(directory: str | Path, found: str, registered: str) -> None:

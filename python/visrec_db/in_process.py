@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from visrec_db.encoder import Encoder
+    from visrec_db.images import Policy
 
 _encoders: dict[tuple[str | None, str], Encoder] = {}
 
@@ -49,18 +50,13 @@ class InProcess:
     ) -> Iterator[list[str | errors.ImageError]]:
         """Each image's vector as text, or its error: consecutive slices, in order."""
         add_libraries()
-        from visrec_db import encoder, images  # noqa: PLC0415 - needs the libraries
+        from visrec_db import encoder  # noqa: PLC0415 - needs the libraries
 
-        policy = images.Policy(
-            roots=tuple(root for root in self._settings["image_roots"].split(":") if root),
-            max_bytes=int(self._settings["max_image_bytes"]),
-            max_pixels=int(self._settings["max_image_pixels"]),
-            max_seconds=int(self._settings.get("max_image_seconds", 20)),  # 0.1.0 has none
-        )
+        allowed = policy(self._settings)
         loaded = self._encoder()
         for start in range(0, len(sources), loaded.batch):
             some = sources[start : start + loaded.batch]
-            yield encoder.embed_images(loaded, some, policy, self._checkpoint)
+            yield encoder.embed_images(loaded, some, allowed, self._checkpoint)
 
     def embed_text(self, query: str) -> str:
         """The text's vector as text."""
@@ -81,6 +77,19 @@ class InProcess:
         if key not in _encoders:
             _encoders[key] = encoder.load(*key)
         return _encoders[key]
+
+
+def policy(settings: dict[str, str]) -> Policy:
+    """What the administrator's settings allow."""
+    add_libraries()
+    from visrec_db import images  # noqa: PLC0415 - needs the libraries
+
+    return images.Policy(
+        roots=tuple(root for root in settings["image_roots"].split(":") if root),
+        max_bytes=int(settings["max_image_bytes"]),
+        max_pixels=int(settings["max_image_pixels"]),
+        max_seconds=int(settings.get("max_image_seconds", 20)),  # 0.1.0 has none
+    )
 
 
 def add_libraries() -> None:

@@ -61,6 +61,15 @@ WHERE t.%(key)s %(equals)s ANY (($1)::%(key_type)s[]) AND t.%(vector)s IS NULL
 
 READ_AND_LOCK = Statement(READ.types, READ.text + "FOR NO KEY UPDATE SKIP LOCKED")
 
+READ_IMAGES = Statement(
+    ("text[]",),
+    """
+SELECT %(key_text)s AS id, t.%(image)s AS image
+FROM %(table)s AS t
+WHERE t.%(key)s %(equals)s ANY (($1)::%(key_type)s[]) AND t.%(image)s IS NOT NULL
+""",
+)
+
 READ_FIRST = Statement(
     ("int",),
     """

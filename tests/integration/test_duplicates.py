@@ -1,0 +1,134 @@
+"""visrec.duplicates on files: copies, pictures saved again, and files that went bad meanwhile."""
+
+import random
+import shutil
+
+import psycopg
+import pytest
+from PIL import Image
+
+import draw_pictures
+
+from .conftest import insert
+
+SAVED_AGAIN = {"quality": (80, 1.0), "small": (60, 0.5), "poor": (30, 0.35), "large": (75, 1.5)}
+
+
+@pytest.fixture
+def catalogue(posts, images, paths, pictures):
+    """``posts`` with drawn pictures (1 to 24) and files of its own: what each id is."""
+    insert(posts, paths[:24])
+    rng = random.Random("duplicates")
+    original = draw_pictures.draw("mug", rng)
+    original.save(images / "original.jpg", quality=90)
+    shutil.copy(images / "original.jpg", images / "copied.jpg")
+    (images / "link.jpg").symlink_to("original.jpg")
+    for name, (quality, scale) in SAVED_AGAIN.items():
+        size = (round(original.width * scale), round(original.height * scale))
+        original.resize(size, Image.Resampling.LANCZOS).save(
+            images / f"{name}.jpg", quality=quality
+        )
+    original.save(images / "lossless.png")
+    red, green, blue = original.split()
+    Image.merge("RGB", (blue, red, green)).save(images / "other-colour.jpg", quality=90)
+    files = sorted(images.iterdir())
+    insert(posts, [str(path) for path in files], first=101)
+    return {path.stem: str(101 + n) for n, path in enumerate(files)}
+
+
+def kinds(db, names, **options):
+    """The kind of each pair of the named files, by their names."""
+    by_id = {number: name for name, number in names.items()}
+    rows = db.execute(
+        "SELECT id_a, id_b, kind FROM visrec.duplicates('posts', k => 12, max_distance => 2)"
+    ).fetchall()
+    assert len({frozenset(row[:2]) for row in rows}) == len(rows)
+    return {
+        frozenset((by_id[a], by_id[b])): kind for a, b, kind in rows if a in by_id and b in by_id
+    }
+
+
+def test_copies_are_exact_and_pictures_saved_again_near(catalogue, posts):
+    found = kinds(posts, catalogue)
+    same = {"original", "copied", "link"}
+    again = {*SAVED_AGAIN, "lossless"}
+    for pair, kind in found.items():
+        if "other-colour" in pair:
+            assert kind == "similar", pair
+        else:
+            assert kind == ("exact" if pair <= same else "near"), pair
+    assert sum(kind == "exact" for kind in found.values()) == 3
+    assert {"original"} | again <= set().union(*(p for p, k in found.items() if k == "near"))
+
+
+def test_other_pictures_of_a_kind_are_similar(catalogue, posts):
+    rows = posts.execute(
+        "SELECT kind, similarity, percentile FROM visrec.duplicates('posts', max_distance => 0.9)"
+        " WHERE id_a::int < 100 AND id_b::int < 100"
+    ).fetchall()
+    assert {kind for kind, _, _ in rows} == {"similar"}
+    # Neighbours are more similar than random pairs, and the more similar the higher.
+    by_similarity = sorted((similarity, percentile) for _, similarity, percentile in rows)
+    assert [p for _, p in by_similarity] == sorted(p for _, p in by_similarity)
+    assert all(0 <= p <= 100 for _, p in by_similarity)
+    assert by_similarity[-1][1] > 80
+
+
+def test_a_file_that_went_bad_harms_its_own_pairs_alone(catalogue, posts, images):
+    before = kinds(posts, catalogue)
+    (images / "copied.jpg").unlink()
+    whole = (images / "small.jpg").read_bytes()
+    (images / "small.jpg").write_bytes(whole[: len(whole) // 2])
+    (images / "poor.jpg").write_text("not a picture")
+    (images / "link.jpg").unlink()
+    (images / "link.jpg").symlink_to("/etc/hostname")
+    bad = {"copied", "small", "poor", "link"}
+    after = kinds(posts, catalogue)
+    assert after.keys() == before.keys()
+    for pair, kind in after.items():
+        assert kind == ("similar" if pair & bad else before[pair]), pair
+    assert posts.execute("SELECT count(*) FROM visrec.failure").fetchone() == (0,)
+
+
+def test_a_damaged_file_is_still_a_copy_of_its_copy(catalogue, posts, images):
+    (images / "link.jpg").unlink()
+    for name in ("original", "copied"):
+        (images / f"{name}.jpg").write_bytes(b"damaged")
+    found = kinds(posts, catalogue)
+    assert found[frozenset(("original", "copied"))] == "exact"
+    assert {k for pair, k in found.items() if len(pair & {"original", "copied"}) == 1} == {
+        "similar"
+    }
+
+
+def test_only_pictures_of_pairs_are_read(catalogue, posts):
+    decoded = "SELECT max(images) FROM visrec.encoder_status()"
+    [(before,)] = posts.execute(decoded).fetchall()
+    rows = posts.execute(
+        "SELECT id_a, id_b FROM visrec.duplicates('posts', max_distance => 0.01)"
+    ).fetchall()
+    [(after,)] = posts.execute(decoded).fetchall()
+    assert 0 < after - before == len({number for row in rows for number in row}) < 20
+
+
+def test_it_can_be_cancelled(catalogue, posts, connect):
+    with connect(autocommit=True) as connection:
+        connection.execute("SET statement_timeout = 30")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute("SELECT visrec.duplicates('posts', k => 30, max_distance => 2)")
+        connection.execute("SET statement_timeout = 0")
+        assert connection.execute("SELECT count(*) > 0 FROM visrec.duplicates('posts')").fetchone()
+
+
+def test_a_large_table_is_searched_by_its_index(posts):
+    """Each row's neighbours come from the index, not from a look at all the others."""
+    posts.execute(
+        "INSERT INTO posts (id, content_vector) SELECT n / 512 + 1,"
+        " array_agg(CASE WHEN n % 512 < 8 THEN random() - 0.5 ELSE 0 END ORDER BY n)::vector"
+        " FROM generate_series(0, 3000 * 512 - 1) AS n GROUP BY n / 512"
+    )
+    posts.execute("ANALYZE posts")
+    scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname LIKE '%vector_idx'"
+    posts.execute("SELECT visrec.duplicates('posts')")
+    posts.execute("SELECT pg_stat_force_next_flush()")
+    assert posts.execute(scans).fetchone()[0] >= 3000
