@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bare, database, material, parity, report, waits
+from benchmarks import bare, database, labels, material, parity, report, searching, waits
 from benchmarks.report import Figure, median
 
 MEGABYTE = 1 << 20
@@ -39,6 +39,7 @@ def main() -> None:
         *_speeds(options, model, pictures),
         *_waits(pictures),
         *_parity(model, pictures),
+        *_searches(options, shared),
     ]
     _print(figures, about)
     options.json.parent.mkdir(exist_ok=True)
@@ -51,6 +52,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--script", type=int, default=100, help="pictures for the usual script")
     parser.add_argument("--large", type=int, default=60, help="pictures of 12 megapixels")
     parser.add_argument("--rounds", type=int, default=3, help="of the speeds, taken in turns")
+    parser.add_argument("--rows", type=int, default=100_000, help="for the searches")
+    parser.add_argument("--queries", type=int, default=200, help="for the searches")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
     return parser.parse_args()
 
@@ -183,6 +186,13 @@ def _parity(model: Path, pictures: material.Pictures) -> list[Figure]:
     share = parity.shared_neighbours(shipped, expected)
     what = f"ten nearest of {len(small)} as shipped, shared with transformers' in fp32"
     return [*figures, Figure(what, share, 0.97, False, "", [share])]
+
+
+def _searches(options: argparse.Namespace, shared: Path) -> list[Figure]:
+    _say("photographs with labels")
+    labelled = labels.measure(shared, _say)
+    _say(f"searches among {options.rows:,} made-up vectors")
+    return [*searching.measure(options.rows, options.queries, _say), *labelled]
 
 
 def _print(figures: list[Figure], about: dict[str, Any]) -> None:

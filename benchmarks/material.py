@@ -78,9 +78,13 @@ def make_pictures(shared: Path, cache: Path, count: int, count_large: int) -> Pi
     return Pictures(root, small, large, source)
 
 
+def test_data() -> Path:
+    """Where photographs and real models are, if there are any."""
+    return Path(os.environ.get("VISREC_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
 def _originals(cache: Path, count: int) -> tuple[list[Path], str]:
-    data = Path(os.environ.get("VISREC_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
-    photographs = sorted((data / "clothing").glob("*/*.jpg"))
+    photographs = sorted((test_data() / "clothing").glob("*/*.jpg"))
     if len(photographs) >= count:
         return _spread(photographs, count), f"{count} photographs"
     drawn = draw_pictures.draw_all(cache / "drawn", count)

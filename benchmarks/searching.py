@@ -1,6 +1,7 @@
-"""What an index costs and finds, on made-up vectors: ``python -m benchmarks.searching --help``.
+"""What searches of 100,000 made-up vectors cost and find.
 
-On the cluster that the environment names, in a database of its own, which is made anew.
+Alone: ``python -m benchmarks.searching``, on the cluster that the environment names, in a database
+of its own.
 """
 
 from __future__ import annotations
@@ -9,156 +10,193 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from benchmarks import vectors
+from benchmarks import report, vectors
 from benchmarks.database import Connection
+from benchmarks.report import Figure
 
 K = 10
+DATABASE = "visrec_searching"
+FILTERS = (1, 0.1, 0.01)
+"""Shares of the rows that filters keep, in percent."""
+
 Neighbours = list[list[int]]
 
 
 def main() -> None:
-    options = _options()
-    connection = _database(options)
-    held = np.concatenate(list(vectors.clustered(options.rows, noise=options.noise)))
-    asked = np.random.default_rng(7).choice(options.rows, options.queries, replace=False)
-    for method in options.methods:
-        start = time.perf_counter()
-        connection.execute("SELECT visrec.reindex('items', %s)", (method,))
-        built = time.perf_counter() - start
-        size = connection.execute(
-            "SELECT coalesce(sum(pg_relation_size(indexrelid)), 0)::bigint FROM pg_index"
-            " WHERE indrelid = 'items'::regclass AND NOT indisprimary"
-        ).fetchall()[0][0]
-        print(f"{method}: built in {built:.0f} s, {size / 1e6:.1f} MB", flush=True)
-        print(f"  {_compare(connection, held, asked, method)}", flush=True)
-    for share in options.filters:
-        print(
-            f"  filter keeping {share} %: {_filtered(connection, held, asked, share)}", flush=True
-        )
-
-
-def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.searching", description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--noise", type=float, default=0.6, help="see benchmarks/vectors.py")
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--database", default="visrec_searching", help="made anew")
-    parser.add_argument("--keep", action="store_true", help="use the rows of the run before")
-    parser.add_argument(
-        "--methods", nargs="*", default=["hnsw_half", "hnsw_binary", "ivfflat", "hnsw"]
-    )
-    parser.add_argument(
-        "--filters", nargs="*", type=float, default=[50, 10, 7, 1, 0.1, 0.01], help="%% of the rows"
-    )
-    return parser.parse_args()
+    parser.add_argument("--noise", type=float, default=0.6, help="see benchmarks/vectors.py")
+    options = parser.parse_args()
+    print(report.as_table(measure(options.rows, options.queries, print, options.noise)))
 
 
-def _database(options: argparse.Namespace) -> Connection:
-    with psycopg.connect(autocommit=True) as connection:
-        if not options.keep:
-            connection.execute(f"DROP DATABASE IF EXISTS {options.database}")
-            connection.execute(f"CREATE DATABASE {options.database}")
-    connection = psycopg.connect(dbname=options.database, autocommit=True)
-    connection.execute("SET client_min_messages = warning")
-    connection.execute("SET maintenance_work_mem = '1GB'")  # for building
-    if not options.keep:
-        connection.execute("CREATE EXTENSION visrec CASCADE")
-        connection.execute(
-            "CREATE TABLE items"
-            " (id bigint PRIMARY KEY, image_path text, kind integer, content_vector vector(512))"
-        )
-        connection.execute("SELECT visrec.attach('items', model => 'pixels')")
-        connection.execute("SELECT visrec.reindex('items', 'none')")
-        vectors.fill(connection, "items", vectors.clustered(options.rows, noise=options.noise))
+def measure(
+    rows: int, queries: int, say: Callable[[str], None], noise: float = 0.6
+) -> list[Figure]:
+    """All lines of the table."""
+    held = np.concatenate(list(vectors.clustered(rows, noise=noise)))
+    asked = np.random.default_rng(7).choice(rows, queries, replace=False)
+    with _database() as connection:
+        vectors.fill(connection, "items", iter([held]))
         connection.execute("VACUUM ANALYZE items")
-    return connection
+        table = _Table(connection, held, asked, say)
+        everything = np.ones(rows, bool)
+        half = table.reindex("hnsw_half")
+        recall_half = table.recall(None, everything)
+        binary = table.reindex("hnsw_binary")
+        recall_binary = table.recall(None, everything)
+        whole = table.reindex("hnsw")
+        recall = table.recall(None, everything)
+        say(f"  recall@{K}: {recall:.4f}; half {recall_half:.4f}, binary {recall_binary:.4f}")
+        similar, bare, taste = table.in_turns(table.similar, table.bare, table.recommend)
+        of = f"{rows:,} vectors"
+        return [
+            _ratio(f"similar_posts among {of}, against the bare query", similar, bare, 1.1),
+            _share(f"recall@{K} of similar_posts among {of}", recall, 0.98),
+            _share(f"recall@{K} with hnsw_half", recall_half, 0.97),
+            _size("size of the index hnsw_half, against hnsw", half / whole, 0.55),
+            _size("size of the index hnsw_binary, against hnsw", binary / whole, 0.15),
+            *(figure for share in FILTERS for figure in table.filtered(share)),
+            _ratio("recommend_posts, 20 liked, 5 disliked, against similar_posts",
+                   taste, similar, 3),
+        ]  # fmt: skip
 
 
-def _compare(connection: Connection, held: vectors.Vectors, asked: Any, method: str) -> str:
-    """similar_items beside the statement that one would write by hand, in turns."""
-    wanted = _nearest(held, asked, np.ones(len(held), bool))
-    width = "ivfflat.probes" if method == "ivfflat" else "hnsw.ef_search"
-    default = connection.execute("SHOW " + width).fetchall()[0][0]
-    used = {"hnsw_binary": 201, "ivfflat": 2 * (len(held) // 1000) ** 0.5}.get(method, 100)
-    seconds: dict[str, list[float]] = {"similar": [], "same": [], "default": []}
-    found: dict[str, Neighbours] = {"similar": [], "same": [], "default": []}
-    for turn, number in enumerate(asked):
-        by_hand = _by_hand(method, str(held[number].tolist()), number + 1)
-        similar = f"SELECT id FROM similar_items({number + 1})"  # noqa: S608 - a number
-        # The first one reads what the others find in the cache: each is first a third of the time.
-        for what in (list(seconds) * 2)[turn % 3 : turn % 3 + 3]:
-            connection.execute(f"SET {width} = {int(used) if what == 'same' else default}")
-            rows, took = _timed(connection, by_hand if what != "similar" else similar)
-            seconds[what].append(took)
-            found[what].append([row[0] for row in rows])
-    connection.execute(f"RESET {width}")
-    median = {what: 1e3 * statistics.median(values) for what, values in seconds.items()}
-    recall = {what: _recall(values, wanted) for what, values in found.items()}
-    return (
-        f"similar_items {median['similar']:.2f} ms, recall@{K} {recall['similar']:.4f}; by hand at"
-        f" {width} {int(used)} {median['same']:.2f} ms, {recall['same']:.4f}; at the default"
-        f" {default} {median['default']:.2f} ms, {recall['default']:.4f};"
-        f" ratios {median['similar'] / median['same']:.3f},"
-        f" {median['similar'] / median['default']:.3f}"
-    )
+def _ratio(what: str, ours: list[float], theirs: list[float], bound: float) -> Figure:
+    value = statistics.median(ours) / statistics.median(theirs)
+    note = f"{1e3 * statistics.median(ours):.2f} ms"
+    return Figure(what, value, bound, True, "", [*ours, *theirs], note)
 
 
-def _by_hand(method: str, vector: str, key: int) -> str:
-    order = f"content_vector <=> '{vector}'"
-    rows = f"FROM items WHERE id <> {key} ORDER BY"
-    if method == "hnsw_half":
-        order = f"content_vector::halfvec(512) <=> '{vector}'"
-    elif method == "hnsw_binary":
-        bits = "binary_quantize(content_vector)::bit(512)"
-        bits = f"{bits} <~> binary_quantize('{vector}'::vector)::bit(512)"
-        rows = f"FROM (SELECT * {rows} {bits} LIMIT {20 * K}) AS t ORDER BY"
-    return f"SELECT id {rows} {order} LIMIT {K}"
+def _share(what: str, value: float, bound: float) -> Figure:
+    return Figure(what, value, bound, False, "", [value])
 
 
-def _filtered(connection: Connection, held: vectors.Vectors, asked: Any, share: float) -> str:
-    below = round(share * 100)
-    kept = vectors.kinds(len(held)) < below
-    wanted = _nearest(held, asked, kept)
-    found: Neighbours = []
-    seconds = []
-    for number in asked:
-        kind = json.dumps({"kind": {"lt": below}})
-        statement = f"SELECT id FROM similar_items({number + 1}, {K}, '{kind}')"  # noqa: S608
-        rows, took = _timed(connection, statement)
-        found.append([row[0] for row in rows])
-        seconds.append(took)
-    short = sum(len(rows) < len(there) for rows, there in zip(found, wanted, strict=True))
-    return (
-        f"{int(kept.sum())} rows, {1e3 * statistics.median(seconds):.2f} ms,"
-        f" recall@{K} {_recall(found, wanted):.4f}, too few rows in {short} of {len(found)}"
-    )
+def _size(what: str, value: float, bound: float) -> Figure:
+    return Figure(what, value, bound, True, "", [value])
 
 
-def _timed(connection: Connection, statement: str) -> tuple[list[tuple[Any, ...]], float]:
-    start = time.perf_counter()
-    rows = connection.execute(statement.encode()).fetchall()
-    return rows, time.perf_counter() - start
+@contextmanager
+def _database() -> Iterator[Connection]:
+    with psycopg.connect(autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {DATABASE}")
+        with psycopg.connect(dbname=DATABASE, autocommit=True) as own:
+            own.execute("SET client_min_messages = warning")
+            own.execute("SET maintenance_work_mem = '1GB'")  # for building
+            own.execute("CREATE EXTENSION visrec CASCADE")
+            own.execute(
+                "CREATE TABLE items (id bigint PRIMARY KEY, image_path text, kind integer,"
+                " content_vector vector(512))"
+            )
+            own.execute("SELECT visrec.attach('items', model => 'pixels')")
+            own.execute("SELECT visrec.reindex('items', 'none')")
+            yield own
+        connection.execute(f"DROP DATABASE {DATABASE}")
 
 
-def _nearest(held: vectors.Vectors, asked: Any, kept: NDArray[np.bool_]) -> Neighbours:
-    numbers = np.flatnonzero(kept)
-    wanted = []
-    for number in asked:
-        others = numbers[numbers != number]
-        cosines = (held @ held[number])[others]
-        wanted.append([int(others[place]) + 1 for place in np.argsort(-cosines)[:K]])
-    return wanted
+class _Table:
+    """The table ``items``, what is in it, and the rows that are asked for."""
 
+    def __init__(
+        self,
+        connection: Connection,
+        held: vectors.Vectors,
+        asked: NDArray[np.int64],
+        say: Callable[[str], None],
+    ) -> None:
+        self._connection = connection
+        self._held = held
+        self._asked = asked
+        self._say = say
 
-def _recall(found: Neighbours, wanted: Neighbours) -> float:
-    hits = sum(len({*rows} & {*there}) for rows, there in zip(found, wanted, strict=True))
-    return hits / sum(len(there) for there in wanted)
+    def reindex(self, method: str) -> int:
+        """Bytes of the index."""
+        start = time.perf_counter()
+        self._connection.execute("SELECT visrec.reindex('items', %s)", (method,))
+        size = self._connection.execute(
+            "SELECT sum(pg_relation_size(indexrelid))::bigint FROM pg_index"
+            " WHERE indrelid = 'items'::regclass AND NOT indisprimary"
+        ).fetchall()[0][0]
+        self._say(f"  {method}: built in {time.perf_counter() - start:.0f} s, {size / 1e6:.0f} MB")
+        return int(size)
+
+    def recall(self, below: int | None, kept: NDArray[np.bool_]) -> float:
+        found, wanted = self._found(below), self._nearest(kept)
+        hits = sum(len({*rows} & {*there}) for rows, there in zip(found, wanted, strict=True))
+        return hits / sum(len(there) for there in wanted)
+
+    def filtered(self, share: float) -> list[Figure]:
+        """Rows returned of those that there are, and how many are the nearest."""
+        below = round(share * 100)
+        kept = vectors.kinds(len(self._held)) < below
+        there = sum(len(rows) for rows in self._nearest(kept))
+        returned = sum(len(rows) for rows in self._found(below))
+        what = f"a filter that keeps {share:g} % ({int(kept.sum())} rows)"
+        return [
+            _share(f"{what}: returned of min(k, existing)", returned / there, 1),
+            _share(f"{what}: recall@{K}", self.recall(below, kept), 0.98),
+        ]
+
+    def in_turns(self, *statements: Callable[[int], str]) -> list[list[float]]:
+        """Seconds of each statement for each row. Each is as often first, which reads for all."""
+        seconds: list[list[float]] = [[] for _ in statements]
+        for _ in range(2):
+            for turn, row in enumerate(self._asked):
+                order = list(range(len(statements)))
+                for number in order[turn % len(order) :] + order[: turn % len(order)]:
+                    statement = statements[number](int(row) + 1)
+                    start = time.perf_counter()
+                    self._connection.execute(statement.encode()).fetchall()
+                    seconds[number].append(time.perf_counter() - start)
+        return seconds
+
+    def similar(self, row: int) -> str:
+        return f"SELECT id FROM similar_items({row})"  # noqa: S608 - a number
+
+    def bare(self, row: int) -> str:
+        """The statement that one would write by hand, with the vector in it."""
+        vector = self._held[row - 1].tolist()
+        return (
+            f"SELECT id FROM items WHERE id <> {row}"  # noqa: S608 - numbers
+            f" ORDER BY content_vector <=> '{vector}' LIMIT {K}"
+        )
+
+    def recommend(self, row: int) -> str:
+        """For rows of three of the made-up clusters, as a user's taste is."""
+        centres, rows = 1000, len(self._held)
+        liked = [(row + n * centres + n % 3) % rows + 1 for n in range(20)]
+        disliked = [(row + n * centres + 500) % rows + 1 for n in range(5)]
+        return f"SELECT id FROM recommend_items(ARRAY{liked}, ARRAY{disliked})"  # noqa: S608
+
+    def _found(self, below: int | None) -> Neighbours:
+        kind = "NULL" if below is None else f"'{json.dumps({'kind': {'lt': below}})}'"
+        found = []
+        for row in self._asked:
+            statement = f"SELECT id FROM similar_items({row + 1}, {K}, {kind})"  # noqa: S608
+            rows: list[tuple[Any, ...]] = self._connection.execute(statement.encode()).fetchall()
+            found.append([number for (number,) in rows])
+        return found
+
+    def _nearest(self, kept: NDArray[np.bool_]) -> Neighbours:
+        numbers = np.flatnonzero(kept)
+        some = self._held[numbers]
+        wanted = []
+        for row in self._asked:
+            cosines = some @ self._held[row]
+            cosines[numbers == row] = -np.inf
+            count = min(K, len(numbers) - int(kept[row]))
+            wanted.append((numbers[np.argsort(-cosines)[:count]] + 1).tolist())
+        return wanted
 
 
 if __name__ == "__main__":

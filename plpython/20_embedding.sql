@@ -87,3 +87,14 @@ $python$;
 COMMENT ON FUNCTION visrec._duplicate_kinds(oid, jsonb, text[], text[]) IS
     'For each pair of rows by their keys: whether their images are exact or near duplicates, or only similar.';
 REVOKE ALL ON FUNCTION visrec._duplicate_kinds(oid, jsonb, text[], text[]) FROM PUBLIC;
+
+CREATE FUNCTION visrec._principal_components(sample bytea, dimension integer, dims integer) RETURNS jsonb
+LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.principal_components(plpy, sample, dimension, dims)
+$python$;
+COMMENT ON FUNCTION visrec._principal_components(bytea, integer, integer) IS
+    'The first principal components of vectors, which are given as float4 on end, and what they keep.';
+REVOKE ALL ON FUNCTION visrec._principal_components(bytea, integer, integer) FROM PUBLIC;

@@ -194,7 +194,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_object_agg(c.key, c.value)
     FROM pg_trigger AS t, jsonb_each(visrec._config(t.tgargs)) AS c
     WHERE t.tgrelid = relation AND t.tgname = 'visrec_insert' AND NOT t.tgisinternal
-      AND c.key IN ('events', 'index_method', 'index_metric')
+      AND c.key IN ('events', 'index_method', 'index_metric', 'reduction')
 $$;
 COMMENT ON FUNCTION visrec._kept(regclass) IS 'What of an attachment stays when visrec.attach is called again.';
 
@@ -232,6 +232,7 @@ BEGIN
         'functions_schema', n.nspname, 'functions_name', c.relname)
         || coalesce(visrec._kept(relation), '{}')
     INTO config FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;
+    config := visrec._checked_reduction(relation, config);
 
     PERFORM visrec._write(relation, config);
     PERFORM visrec._make_index(relation, config);
@@ -271,6 +272,7 @@ BEGIN
     PERFORM visrec._drop_functions(config);
     PERFORM visrec._drop_indexes(ARRAY(
         SELECT i.index FROM visrec._vector_indexes(relation, (config ->> 'vector_column')::name) AS i WHERE i.made));
+    PERFORM visrec._drop_reductions(config);
     IF drop_vectors THEN
         EXECUTE format('ALTER TABLE %s DROP COLUMN %I, DROP COLUMN IF EXISTS %I', relation,
             config ->> 'vector_column', visrec._function_name('', config ->> 'vector_column', '_source'));

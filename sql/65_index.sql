@@ -1,12 +1,14 @@
 -- The index of a table's vectors: five methods, of which visrec.reindex chooses one.
 
 CREATE FUNCTION visrec._index_parts(names jsonb, config jsonb, OUT method text, OUT metric text, OUT access name,
-    OUT opclass name, OUT expression text, OUT operator text, OUT most integer, OUT dimension integer)
+    OUT opclass name, OUT expression text, OUT operator text, OUT most integer, OUT dimension integer, OUT fill jsonb)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     schema text := names ->> 'vector_schema';
 BEGIN
     SELECT m.dimension INTO dimension FROM visrec.model AS m WHERE m.name = config ->> 'model';
+    fill := names || jsonb_build_object('dimension', dimension, 'reduction', config #>> '{reduction,function}',
+        'dims', config #>> '{reduction,dims}');
     method := coalesce(config ->> 'index_method', 'hnsw');
     metric := coalesce(config ->> 'index_metric', 'cosine');
     -- the most numbers that pgvector indexes, and what it indexes
@@ -18,6 +20,7 @@ BEGIN
         ('hnsw', 'hnsw', 'vector', 2000, '@it@'),
         ('hnsw_half', 'hnsw', 'halfvec', 4000, '(@it@::@vector_schema@.halfvec(@dimension@))'),
         ('hnsw_binary', 'hnsw', 'bit', 64000, '(@vector_schema@.binary_quantize(@it@)::bit(@dimension@))'),
+        ('hnsw_reduced', 'hnsw', 'vector', NULL, '(@reduction@(@it@)::@vector_schema@.vector(@dims@))'),
         ('ivfflat', 'ivfflat', 'vector', 2000, '@it@'),
         ('none', NULL, 'vector', NULL, '@it@')
     ) AS i (method, access, type, most, expression),
@@ -27,15 +30,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._index_parts(jsonb, jsonb) IS
-    'What an attachment''s index is made of: expression is what is indexed, a template; operator is NULL where '
-    'there is no such method or metric.';
+    'What an attachment''s index is made of: expression is what is indexed, a template to be filled with fill and the '
+    'vector, it; operator is NULL where there is no such method or metric.';
 
 CREATE FUNCTION visrec._index_names(names jsonb, config jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parts record;
     ordering text;
-    -- How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly.
+    -- How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly, and fewer
+    -- numbers, too.
     pool text := 'k';
     -- How many rows HNSW keeps in view (ef_search), 1000 at most: pgvector's default, 40, unless more rows are wanted. Of
     -- 100,000 made-up vectors that finds 0.988 of the nearest ten; 64 finds 0.998 and 100 0.9998, for 1.2 and 1.4 times the
@@ -43,10 +47,9 @@ DECLARE
     width text := 'least(greatest(2 * k, 40), 1000)';
 BEGIN
     SELECT * INTO parts FROM visrec._index_parts(names, config);
-    names := names || jsonb_build_object('dimension', parts.dimension);
-    ordering := visrec._fill(parts.expression, names || jsonb_build_object('it', 't.' || (names ->> 'vector')))
+    ordering := visrec._fill(parts.expression, parts.fill || jsonb_build_object('it', 't.' || (names ->> 'vector')))
         || ' ' || parts.operator || ' ';
-    IF parts.method = 'hnsw_binary' THEN
+    IF parts.method IN ('hnsw_binary', 'hnsw_reduced') THEN
         pool := 'greatest(20 * least(k, 1000), 200)';
         width := 'least(greatest(20 * k, 200) + 1, 1000)';
     ELSIF parts.method = 'ivfflat' THEN
@@ -64,8 +67,8 @@ BEGIN
             || CASE parts.method WHEN 'ivfflat' THEN 'SET ivfflat.iterative_scan = relaxed_order'
                ELSE 'SET hnsw.iterative_scan = strict_order' END,
         -- as the index has it, or the planner does not use it
-        'order_by_variable', ordering || visrec._fill(parts.expression, names || '{"it": "query_vector"}'),
-        'order_by_parameter', ordering || visrec._fill(parts.expression, names || '{"it": "$2"}'));
+        'order_by_variable', ordering || visrec._fill(parts.expression, parts.fill || '{"it": "query_vector"}'),
+        'order_by_parameter', ordering || visrec._fill(parts.expression, parts.fill || '{"it": "$2"}'));
 END
 $$;
 COMMENT ON FUNCTION visrec._index_names(jsonb, jsonb) IS
@@ -119,8 +122,8 @@ BEGIN
         PERFORM set_config('max_parallel_maintenance_workers', '0', true);
     END IF;
     EXECUTE format('CREATE INDEX ON %s USING %I (%s %s.%I) %s', names ->> 'table', parts.access,
-        '(' || visrec._fill(parts.expression, names || jsonb_build_object('it', names ->> 'vector',
-            'dimension', parts.dimension)) || ')', names ->> 'vector_schema', parts.opclass, options);
+        '(' || visrec._fill(parts.expression, parts.fill || jsonb_build_object('it', names -> 'vector')) || ')',
+        names ->> 'vector_schema', parts.opclass, options);
     PERFORM set_config('max_parallel_maintenance_workers', workers, true);
     EXECUTE format('ALTER INDEX %s DEPENDS ON EXTENSION visrec', (
         SELECT x.indexrelid::regclass FROM pg_index AS x WHERE x.indrelid = relation AND x.indexrelid <> ALL (others)));
@@ -175,7 +178,11 @@ DECLARE
     parts record;
 BEGIN
     SELECT * INTO parts FROM visrec._index_parts((SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n), config);
-    IF parts.operator IS NULL THEN
+    IF parts.method = 'hnsw_reduced' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'the method "hnsw_reduced" needs a number of dimensions',
+            HINT = format('SELECT * FROM visrec.reduce(%L, 128);', relation);
+    ELSIF parts.operator IS NULL THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('there is no index with the method "%s" and the metric "%s"', config ->> 'index_method',
                 config ->> 'index_metric'),
@@ -200,21 +207,32 @@ END
 $$;
 COMMENT ON FUNCTION visrec._check_index(regclass, jsonb) IS 'An error for an index that cannot be made.';
 
-CREATE FUNCTION visrec.reindex(relation regclass, method text DEFAULT 'hnsw', metric text DEFAULT 'cosine') RETURNS void
+CREATE FUNCTION visrec._replace_index(relation regclass, config jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    config jsonb := visrec._attachment(relation) 
-        || jsonb_build_object('index_method', coalesce(method, 'NULL'), 'index_metric', coalesce(metric, 'NULL'));
     replaced regclass[];
 BEGIN
-    PERFORM visrec._check_owner(relation);
-    PERFORM visrec._check_index(relation, config);
     SELECT coalesce(array_agg(i.index), '{}') INTO replaced
     FROM visrec._vector_indexes(relation, (config ->> 'vector_column')::name) AS i WHERE i.made;
     -- The long part first: until the short rest, searches go on with the index before.
     PERFORM visrec._make_index(relation, config, rebuild => true);
     PERFORM visrec._write(relation, config);
     PERFORM visrec._drop_indexes(replaced);
+    PERFORM visrec._drop_reductions(config);
+END
+$$;
+COMMENT ON FUNCTION visrec._replace_index(regclass, jsonb) IS
+    'Builds the index of an attachment that is changed, has the functions use it, and drops those before.';
+
+CREATE FUNCTION visrec.reindex(relation regclass, method text DEFAULT 'hnsw', metric text DEFAULT 'cosine') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation) - 'reduction'
+        || jsonb_build_object('index_method', coalesce(method, 'NULL'), 'index_metric', coalesce(metric, 'NULL'));
+BEGIN
+    PERFORM visrec._check_owner(relation);
+    PERFORM visrec._check_index(relation, config);
+    PERFORM visrec._replace_index(relation, config);
 END
 $$;
 COMMENT ON FUNCTION visrec.reindex(regclass, text, text) IS

@@ -2,11 +2,10 @@
 
 CREATE FUNCTION visrec._near_pairs(relation regclass, config jsonb, k integer, max_distance double precision,
     OUT ids_a text[], OUT ids_b text[], OUT similarities double precision[])
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET hnsw.iterative_scan = strict_order AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names jsonb := visrec._search_names(relation, config);
     key_type oid := visrec._base_type(to_regtype(names ->> 'key_type'));
-    previous text[] := visrec._widen_search(greatest(k, 40));
 BEGIN
     EXECUTE visrec._fill($query$
         SELECT array_agg(@a_text@ ORDER BY p.a, p.b), array_agg(@b_text@ ORDER BY p.a, p.b),
@@ -14,19 +13,14 @@ BEGIN
         FROM (
             SELECT CASE WHEN n.id @greater@ t.@key@ THEN t.@key@ ELSE n.id END AS a,
                    CASE WHEN n.id @greater@ t.@key@ THEN n.id ELSE t.@key@ END AS b,
-                   1 - min(n.distance) AS similarity
-            FROM @table@ AS t CROSS JOIN LATERAL (
-                SELECT o.@key@ AS id, o.@vector@ @distance@ t.@vector@ AS distance
-                FROM @table@ AS o
-                WHERE o.@vector@ IS NOT NULL AND NOT o.@key@ @equals@ t.@key@
-                ORDER BY o.@vector@ @distance@ t.@vector@ LIMIT $1) AS n
-            WHERE t.@vector@ IS NOT NULL AND ($2 IS NULL OR n.distance <= $2)
+                   max(n.similarity) AS similarity
+            FROM @table@ AS t CROSS JOIN LATERAL @similar@(t.@key@, $1, NULL, $2) AS n
+            WHERE t.@vector@ IS NOT NULL
             GROUP BY 1, 2
         ) AS p
-        $query$, names || jsonb_build_object('a_text', visrec._key_text('p.a', key_type),
-            'b_text', visrec._key_text('p.b', key_type)))
+        $query$, names || jsonb_build_object('similar', visrec._made_function(relation, config, 'similar_'),
+            'a_text', visrec._key_text('p.a', key_type), 'b_text', visrec._key_text('p.b', key_type)))
     INTO ids_a, ids_b, similarities USING k, max_distance;
-    PERFORM set_config(previous[1], previous[2], true);
 END
 $$;
 COMMENT ON FUNCTION visrec._near_pairs(regclass, jsonb, integer, double precision) IS

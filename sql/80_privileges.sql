@@ -8,6 +8,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'visrec.backfill(regclass, integer, bigint)',
         'visrec.retry(regclass)',
         'visrec.duplicates(regclass, integer, double precision)',
+        'visrec.reduce(regclass, integer)',
         'visrec.embed_image(text, text)',
         'visrec.embed_image(bytea, text)',
         'visrec.embed_text(text, text)',
@@ -17,7 +18,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'visrec._embed_queued(oid, jsonb)',
         'visrec._write_vectors(oid, jsonb, text[])',
         'visrec._backfill_batch(oid, jsonb, text, integer, integer)',
-        'visrec._duplicate_kinds(oid, jsonb, text[], text[])'
+        'visrec._duplicate_kinds(oid, jsonb, text[], text[])',
+        'visrec._principal_components(bytea, integer, integer)'
     ]::regprocedure[])
 $$;
 COMMENT ON FUNCTION visrec._granted_functions() IS 'What visrec.grant_access grants.';

@@ -143,6 +143,21 @@ def duplicate_kinds(
     return json.dumps({"kinds": [duplicates.kind(a, b) for a, b in pairs]})
 
 
+def principal_components(plpy: Plpy, sample: bytes, dimension: int, dims: int) -> str:
+    """The first ``dims`` principal components of vectors, given as big-endian float32.
+
+    Returns JSON: what ``reduction.parse_answer`` gives, or ``{"error": …}``.
+    """
+    from visrec_db import reduction  # noqa: PLC0415 - only here
+
+    request = reduction.request(sample, dimension, dims)
+    try:
+        encoder = _embedder(plpy, Model("reduction", None, reduction.REDUCTION), bulk=True)
+        return json.dumps(reduction.parse_answer(encoder.embed_text(request), dimension))
+    except errors.EncoderError as error:
+        return json.dumps({"error": _as_dict(error, None)})
+
+
 class Outcome:
     """What became of the rows of one call."""
 

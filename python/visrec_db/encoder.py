@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visrec_db import duplicates, errors, hardware, images, models, pixels
+from visrec_db import duplicates, errors, hardware, images, models, pixels, reduction
 
 if TYPE_CHECKING:
     from visrec_db.torch_encoder import Plan, TorchEncoder
@@ -107,13 +107,22 @@ def load(directory: str | None, fingerprint: str | None = None) -> Encoder:
     holds no model that can be loaded, or one of other weights.
     """
     if directory is None:
-        return _load_looks() if fingerprint == duplicates.LOOKS else PixelsEncoder()
+        return _load_built_in(fingerprint)
     compiled = None if _has_cuda() else _load_compiled(Path(directory), fingerprint)
     if compiled is not None:
         return compiled
     if fingerprint is not None:
         _check(directory, models.fingerprint(directory), fingerprint)
     return load_torch(directory)
+
+
+def _load_built_in(fingerprint: str | None) -> Encoder:
+    """``pixels``, or what is no model but runs where models run."""
+    if fingerprint == reduction.REDUCTION:
+        from visrec_db import components  # noqa: PLC0415 - only for visrec.reduce
+
+        return components.ComponentsEncoder()
+    return _load_looks() if fingerprint == duplicates.LOOKS else PixelsEncoder()
 
 
 def _load_looks() -> Encoder:

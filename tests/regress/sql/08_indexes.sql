@@ -64,7 +64,24 @@ SELECT * FROM indexes;
 SELECT plan();
 SELECT * FROM found(0.8);
 
+-- Of the 512 numbers, 40 vary: these lose nothing, fewer lose something.
+SELECT round(variance::numeric, 3) AS variance, neighbours, recall FROM visrec.reduce('items', 40);
+SELECT * FROM indexes;
+SELECT plan();
+SELECT * FROM found();
+SELECT variance BETWEEN 0.5 AND 0.9 AS some_variance, neighbours BETWEEN 0.1 AND 0.9 AS some_neighbours, recall > neighbours AS by_candidates
+FROM visrec.reduce('items', 20);
+SELECT * FROM indexes;
+SELECT * FROM found(0.8);
+SELECT p.proname, obj_description(p.oid) FROM pg_proc AS p WHERE p.proname LIKE 'visrec\_reduced%';
+SELECT index_method, index_metric FROM visrec.attached;
+SELECT visrec.attach('items', model => 'pixels');
+INSERT INTO items (id, content_vector) SELECT 1001, content_vector FROM items WHERE id = 7;
+SELECT id FROM similar_items(7, 1);
+DELETE FROM items WHERE id = 1001;
+
 SELECT visrec.reindex('items', 'ivfflat');
+SELECT p.proname FROM pg_proc AS p WHERE p.proname LIKE 'visrec\_reduced%';
 SELECT * FROM indexes;
 SELECT plan();
 SELECT * FROM found();
@@ -117,19 +134,31 @@ RESET ROLE;
 SELECT visrec.reindex('items', 'annoy');
 SELECT visrec.reindex('items', 'hnsw', 'hamming');
 SELECT visrec.reindex('items', NULL);
+SELECT visrec.reindex('items', 'hnsw_reduced');
+SELECT visrec.reduce('items', 512);
+SELECT visrec.reduce('items', 0);
 CREATE TABLE plain (id bigint PRIMARY KEY, image_path text);
 SELECT visrec.reindex('plain');
+SELECT visrec.reduce('plain', 8);
 INSERT INTO visrec.model VALUES ('wide', '/nowhere', 3000, 'wide-1'), ('wider', '/nowhere', 5000, 'wider-1');
 SELECT visrec.attach('plain', model => 'wide');
 SELECT visrec.reindex('plain');
 SELECT visrec.reindex('plain', 'ivfflat');
+SELECT visrec.reduce('plain', 8);
 SELECT visrec.reindex('plain', 'hnsw_half');
 SELECT visrec.detach('plain', true);
 SELECT visrec.attach('plain', model => 'wider');
 SELECT visrec.reindex('plain', 'hnsw_half');
 SELECT visrec.reindex('plain', 'hnsw_binary');
 
+-- Other weights: what was fitted to those before is not used. What is left goes with detach.
+SELECT variance = 1 FROM visrec.reduce('items', 40);
+UPDATE visrec.model SET fingerprint = 'pixels-2' WHERE name = 'pixels';
+UPDATE items SET content_vector_source = visrec._source('', visrec._weights('pixels-2'));
+SELECT visrec.attach('items', model => 'pixels');
+SELECT * FROM indexes;
 SELECT visrec.detach('items');
+SELECT p.proname FROM pg_proc AS p WHERE p.proname LIKE 'visrec\_reduced%';
 SELECT * FROM indexes;
 DROP VIEW indexes;
 DROP TABLE items, plain, exact;
