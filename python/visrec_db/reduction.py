@@ -32,7 +32,7 @@ def parse_answer(text: str, dimension: int) -> dict[str, Any]:
     rows = [numbers[start : start + dimension] for start in range(0, len(numbers), dimension)]
     return {
         "components": ["[" + ",".join(row) + "]" for row in rows],
-        "variance": float(variance),
-        "neighbours": float(neighbours),
-        "recall": float(recall),
+        "variance": round(float(variance), 6),
+        "neighbours": round(float(neighbours), 6),
+        "recall": round(float(recall), 6),
     }

@@ -55,7 +55,7 @@ def test_an_answer_is_read_as_it_was_given(vectors):
     rows = [[float(n) for n in row[1:-1].split(",")] for row in parsed["components"]]
     found, share = components.components(vectors, 3)
     assert np.array_equal(np.array(rows, np.float32), found)
-    assert parsed["variance"] == pytest.approx(share)
+    assert parsed["variance"] == pytest.approx(share, abs=1e-6)
     assert 0 < parsed["neighbours"] <= parsed["recall"] <= 1
 
 
