@@ -56,6 +56,28 @@ CREATE POLICY readers ON visrec.failure FOR SELECT USING (
          WHEN current_setting('visrec.failures_of', true) IS DISTINCT FROM relation::oid::text THEN false
          ELSE visrec._sees_row(relation, row_id) END);
 
+CREATE OR REPLACE FUNCTION visrec._duplicate_kinds(relation oid, config jsonb, ids_a text[], ids_b text[]) RETURNS jsonb
+LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.duplicate_kinds(plpy, relation, config, ids_a, ids_b)
+$python$;
+COMMENT ON FUNCTION visrec._duplicate_kinds(oid, jsonb, text[], text[]) IS
+    'For each pair of rows by their keys: whether their images are exact or near duplicates, or only similar.';
+REVOKE ALL ON FUNCTION visrec._duplicate_kinds(oid, jsonb, text[], text[]) FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION visrec._principal_components(sample bytea, dimension integer, dims integer) RETURNS jsonb
+LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
+import sys
+if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
+from visrec_db import backend
+return backend.principal_components(plpy, sample, dimension, dims)
+$python$;
+COMMENT ON FUNCTION visrec._principal_components(bytea, integer, integer) IS
+    'The first principal components of vectors, which are given as float4 on end, and what they keep.';
+REVOKE ALL ON FUNCTION visrec._principal_components(bytea, integer, integer) FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION visrec._warn_hidden(relation regclass, rows bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -1479,7 +1501,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_object_agg(c.key, c.value)
     FROM pg_trigger AS t, jsonb_each(visrec._config(t.tgargs)) AS c
     WHERE t.tgrelid = relation AND t.tgname = 'visrec_insert' AND NOT t.tgisinternal
-      AND c.key IN ('events', 'index_method', 'index_metric')
+      AND c.key IN ('events', 'index_method', 'index_metric', 'reduction')
 $$;
 COMMENT ON FUNCTION visrec._kept(regclass) IS 'What of an attachment stays when visrec.attach is called again.';
 
@@ -1517,6 +1539,7 @@ BEGIN
         'functions_schema', n.nspname, 'functions_name', c.relname)
         || coalesce(visrec._kept(relation), '{}')
     INTO config FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation;
+    config := visrec._checked_reduction(relation, config);
 
     PERFORM visrec._write(relation, config);
     PERFORM visrec._make_index(relation, config);
@@ -1555,6 +1578,7 @@ BEGIN
     PERFORM visrec._drop_functions(config);
     PERFORM visrec._drop_indexes(ARRAY(
         SELECT i.index FROM visrec._vector_indexes(relation, (config ->> 'vector_column')::name) AS i WHERE i.made));
+    PERFORM visrec._drop_reductions(config);
     IF drop_vectors THEN
         EXECUTE format('ALTER TABLE %s DROP COLUMN %I, DROP COLUMN IF EXISTS %I', relation,
             config ->> 'vector_column', visrec._function_name('', config ->> 'vector_column', '_source'));
@@ -1565,12 +1589,14 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION visrec._index_parts(names jsonb, config jsonb, OUT method text, OUT metric text, OUT access name,
-    OUT opclass name, OUT expression text, OUT operator text, OUT most integer, OUT dimension integer)
+    OUT opclass name, OUT expression text, OUT operator text, OUT most integer, OUT dimension integer, OUT fill jsonb)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     schema text := names ->> 'vector_schema';
 BEGIN
     SELECT m.dimension INTO dimension FROM visrec.model AS m WHERE m.name = config ->> 'model';
+    fill := names || jsonb_build_object('dimension', dimension, 'reduction', config #>> '{reduction,function}',
+        'dims', config #>> '{reduction,dims}');
     method := coalesce(config ->> 'index_method', 'hnsw');
     metric := coalesce(config ->> 'index_metric', 'cosine');
     -- the most numbers that pgvector indexes, and what it indexes
@@ -1582,6 +1608,7 @@ BEGIN
         ('hnsw', 'hnsw', 'vector', 2000, '@it@'),
         ('hnsw_half', 'hnsw', 'halfvec', 4000, '(@it@::@vector_schema@.halfvec(@dimension@))'),
         ('hnsw_binary', 'hnsw', 'bit', 64000, '(@vector_schema@.binary_quantize(@it@)::bit(@dimension@))'),
+        ('hnsw_reduced', 'hnsw', 'vector', NULL, '(@reduction@(@it@)::@vector_schema@.vector(@dims@))'),
         ('ivfflat', 'ivfflat', 'vector', 2000, '@it@'),
         ('none', NULL, 'vector', NULL, '@it@')
     ) AS i (method, access, type, most, expression),
@@ -1591,15 +1618,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._index_parts(jsonb, jsonb) IS
-    'What an attachment''s index is made of: expression is what is indexed, a template; operator is NULL where '
-    'there is no such method or metric.';
+    'What an attachment''s index is made of: expression is what is indexed, a template to be filled with fill and the '
+    'vector, it; operator is NULL where there is no such method or metric.';
 
 CREATE OR REPLACE FUNCTION visrec._index_names(names jsonb, config jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parts record;
     ordering text;
-    -- How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly.
+    -- How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly, and fewer
+    -- numbers, too.
     pool text := 'k';
     -- How many rows HNSW keeps in view (ef_search), 1000 at most: pgvector's default, 40, unless more rows are wanted. Of
     -- 100,000 made-up vectors that finds 0.988 of the nearest ten; 64 finds 0.998 and 100 0.9998, for 1.2 and 1.4 times the
@@ -1607,10 +1635,9 @@ DECLARE
     width text := 'least(greatest(2 * k, 40), 1000)';
 BEGIN
     SELECT * INTO parts FROM visrec._index_parts(names, config);
-    names := names || jsonb_build_object('dimension', parts.dimension);
-    ordering := visrec._fill(parts.expression, names || jsonb_build_object('it', 't.' || (names ->> 'vector')))
+    ordering := visrec._fill(parts.expression, parts.fill || jsonb_build_object('it', 't.' || (names ->> 'vector')))
         || ' ' || parts.operator || ' ';
-    IF parts.method = 'hnsw_binary' THEN
+    IF parts.method IN ('hnsw_binary', 'hnsw_reduced') THEN
         pool := 'greatest(20 * least(k, 1000), 200)';
         width := 'least(greatest(20 * k, 200) + 1, 1000)';
     ELSIF parts.method = 'ivfflat' THEN
@@ -1628,8 +1655,8 @@ BEGIN
             || CASE parts.method WHEN 'ivfflat' THEN 'SET ivfflat.iterative_scan = relaxed_order'
                ELSE 'SET hnsw.iterative_scan = strict_order' END,
         -- as the index has it, or the planner does not use it
-        'order_by_variable', ordering || visrec._fill(parts.expression, names || '{"it": "query_vector"}'),
-        'order_by_parameter', ordering || visrec._fill(parts.expression, names || '{"it": "$2"}'));
+        'order_by_variable', ordering || visrec._fill(parts.expression, parts.fill || '{"it": "query_vector"}'),
+        'order_by_parameter', ordering || visrec._fill(parts.expression, parts.fill || '{"it": "$2"}'));
 END
 $$;
 COMMENT ON FUNCTION visrec._index_names(jsonb, jsonb) IS
@@ -1683,8 +1710,8 @@ BEGIN
         PERFORM set_config('max_parallel_maintenance_workers', '0', true);
     END IF;
     EXECUTE format('CREATE INDEX ON %s USING %I (%s %s.%I) %s', names ->> 'table', parts.access,
-        '(' || visrec._fill(parts.expression, names || jsonb_build_object('it', names ->> 'vector',
-            'dimension', parts.dimension)) || ')', names ->> 'vector_schema', parts.opclass, options);
+        '(' || visrec._fill(parts.expression, parts.fill || jsonb_build_object('it', names -> 'vector')) || ')',
+        names ->> 'vector_schema', parts.opclass, options);
     PERFORM set_config('max_parallel_maintenance_workers', workers, true);
     EXECUTE format('ALTER INDEX %s DEPENDS ON EXTENSION visrec', (
         SELECT x.indexrelid::regclass FROM pg_index AS x WHERE x.indrelid = relation AND x.indexrelid <> ALL (others)));
@@ -1739,7 +1766,11 @@ DECLARE
     parts record;
 BEGIN
     SELECT * INTO parts FROM visrec._index_parts((SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n), config);
-    IF parts.operator IS NULL THEN
+    IF parts.method = 'hnsw_reduced' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'the method "hnsw_reduced" needs a number of dimensions',
+            HINT = format('SELECT * FROM visrec.reduce(%L, 128);', relation);
+    ELSIF parts.operator IS NULL THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('there is no index with the method "%s" and the metric "%s"', config ->> 'index_method',
                 config ->> 'index_metric'),
@@ -1764,21 +1795,32 @@ END
 $$;
 COMMENT ON FUNCTION visrec._check_index(regclass, jsonb) IS 'An error for an index that cannot be made.';
 
-CREATE OR REPLACE FUNCTION visrec.reindex(relation regclass, method text DEFAULT 'hnsw', metric text DEFAULT 'cosine') RETURNS void
+CREATE OR REPLACE FUNCTION visrec._replace_index(relation regclass, config jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    config jsonb := visrec._attachment(relation) 
-        || jsonb_build_object('index_method', coalesce(method, 'NULL'), 'index_metric', coalesce(metric, 'NULL'));
     replaced regclass[];
 BEGIN
-    PERFORM visrec._check_owner(relation);
-    PERFORM visrec._check_index(relation, config);
     SELECT coalesce(array_agg(i.index), '{}') INTO replaced
     FROM visrec._vector_indexes(relation, (config ->> 'vector_column')::name) AS i WHERE i.made;
     -- The long part first: until the short rest, searches go on with the index before.
     PERFORM visrec._make_index(relation, config, rebuild => true);
     PERFORM visrec._write(relation, config);
     PERFORM visrec._drop_indexes(replaced);
+    PERFORM visrec._drop_reductions(config);
+END
+$$;
+COMMENT ON FUNCTION visrec._replace_index(regclass, jsonb) IS
+    'Builds the index of an attachment that is changed, has the functions use it, and drops those before.';
+
+CREATE OR REPLACE FUNCTION visrec.reindex(relation regclass, method text DEFAULT 'hnsw', metric text DEFAULT 'cosine') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation) - 'reduction'
+        || jsonb_build_object('index_method', coalesce(method, 'NULL'), 'index_metric', coalesce(metric, 'NULL'));
+BEGIN
+    PERFORM visrec._check_owner(relation);
+    PERFORM visrec._check_index(relation, config);
+    PERFORM visrec._replace_index(relation, config);
 END
 $$;
 COMMENT ON FUNCTION visrec.reindex(regclass, text, text) IS
@@ -1789,6 +1831,137 @@ COMMENT ON FUNCTION visrec.reindex(regclass, text, text) IS
     'results are the same; similarity is the cosine whichever. Only what visrec made is dropped. Rows can be read '
     'meanwhile, not written. For a large load: reindex with none, load or backfill, then reindex with hnsw: building once '
     'is faster than growing.';
+
+CREATE OR REPLACE FUNCTION visrec._reductions(config jsonb) RETURNS TABLE (function regprocedure, number integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.oid::regprocedure, n
+    FROM generate_series(1, 99) AS n
+    JOIN pg_proc AS p ON p.proname = visrec._function_name('visrec_reduced_', config ->> 'functions_name', '_' || n)
+    JOIN pg_namespace AS s ON s.oid = p.pronamespace AND s.nspname = config ->> 'functions_schema'
+$$;
+COMMENT ON FUNCTION visrec._reductions(jsonb) IS 'The functions that project a table''s vectors, and their numbers.';
+
+CREATE OR REPLACE FUNCTION visrec._drop_reductions(config jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    unused regprocedure;
+BEGIN
+    FOR unused IN
+        SELECT r.function FROM visrec._reductions(config) AS r
+        WHERE visrec._depends_on_extension('pg_proc', r.function) AND NOT EXISTS (
+            SELECT FROM pg_depend AS d WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = r.function)
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', unused);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._drop_reductions(jsonb) IS 'Drops those of a table''s projections that no index is made of.';
+
+CREATE OR REPLACE FUNCTION visrec._make_reduction(relation regclass, config jsonb, components jsonb) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := (SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n);
+    -- Not the function in use: its index is made of what that gave when it was built.
+    number integer := (SELECT min(n) FROM generate_series(1, 99) AS n
+                       WHERE n NOT IN (SELECT r.number FROM visrec._reductions(config) AS r));
+BEGIN
+    PERFORM visrec._make_function(relation, config, 'visrec_reduced_', '_' || number,
+        arguments => visrec._fill('@vector_schema@.vector', names),
+        declaration => visrec._fill('@vector_schema@.vector) RETURNS @vector_schema@.vector LANGUAGE plpgsql '
+            'IMMUTABLE STRICT PARALLEL SAFE', names),
+        comment => format('A vector of %s on %s principal components, fitted to the vectors of the model with the '
+            'fingerprint %s.', relation, jsonb_array_length(components), config ->> 'fingerprint'),
+        -- One expression, which PL/pgSQL evaluates by itself: 20 µs for 128 of 512 numbers. <#> is minus the inner product.
+        body => visrec._fill(E'\nBEGIN\n    RETURN ARRAY[\n@rows@\n    ]::@vector_schema@.vector;\nEND\n',
+            names || jsonb_build_object('rows', (
+                SELECT string_agg(visrec._fill('        @row@::@vector_schema@.vector OPERATOR(@vector_schema@.<#>) $1',
+                    names || jsonb_build_object('row', quote_literal(c.row))), E',\n' ORDER BY c.n)
+                FROM jsonb_array_elements_text(components) WITH ORDINALITY AS c (row, n)))));
+    RETURN format('%I.%I', config ->> 'functions_schema',
+        visrec._function_name('visrec_reduced_', config ->> 'functions_name', '_' || number));
+END
+$$;
+COMMENT ON FUNCTION visrec._make_reduction(regclass, jsonb, jsonb) IS
+    'Writes visrec_reduced_<table>_<number>, which projects a vector, and returns its name.';
+
+CREATE OR REPLACE FUNCTION visrec._checked_reduction(relation regclass, config jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    dims text := config #>> '{reduction,dims}';
+BEGIN
+    IF dims IS NULL OR config #>> '{reduction,fingerprint}' = config ->> 'fingerprint'
+        AND to_regproc(config #>> '{reduction,function}') IS NOT NULL
+    THEN
+        RETURN config;
+    END IF;
+    RAISE NOTICE USING
+        MESSAGE = format('the index of table "%s" is no longer reduced to %s dimensions', relation, dims),
+        DETAIL = 'They were fitted to another model''s vectors, or their function is gone.',
+        HINT = format('SELECT * FROM visrec.reduce(%L, %s);', relation, dims);
+    RETURN config - '{reduction,index_method,index_metric}'::text[];
+END
+$$;
+COMMENT ON FUNCTION visrec._checked_reduction(regclass, jsonb) IS
+    'An attachment that is made anew, without a reduction that does not go with it.';
+
+CREATE OR REPLACE FUNCTION visrec._sample(relation regclass, config jsonb, dimension integer, OUT vectors bytea, OUT size bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := (SELECT to_jsonb(n) FROM visrec._names(relation, config) AS n);
+    most integer := least(10000, 20000000 / dimension);
+BEGIN
+    EXECUTE visrec._fill($query$
+        SELECT string_agg(substr(@vector_schema@.vector_send(s.vector), 5), ''), count(*)      -- without its head
+        FROM (SELECT t.@vector@ AS vector FROM @table@ AS t
+              WHERE t.@vector@ IS NOT NULL AND (t.@source@ >> 32 = $2) IS NOT FALSE ORDER BY @draw@ LIMIT $1) AS s
+        $query$, names || jsonb_build_object('draw', visrec._draw(names ->> 'key_text')))
+    INTO vectors, size USING most, visrec._weights(config ->> 'fingerprint');
+END
+$$;
+COMMENT ON FUNCTION visrec._sample(regclass, jsonb, integer) IS
+    'At most 10,000 vectors of a table, the same each time, as float4 on end.';
+
+CREATE OR REPLACE FUNCTION visrec.reduce(relation regclass, dims integer, OUT variance double precision,
+    OUT neighbours double precision, OUT recall double precision)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    dimension integer := (SELECT m.dimension FROM visrec.model AS m WHERE m.name = config ->> 'model');
+    sample record;
+    fitted jsonb;
+BEGIN
+    PERFORM visrec._check_owner(relation);
+    PERFORM visrec._check_index(relation, config || '{"index_method": "none", "index_metric": "cosine"}');
+    SELECT * INTO sample FROM visrec._sample(relation, config, dimension);
+    IF dims IS NULL OR dims < 1 OR dims >= dimension OR dims > 2000 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('cannot reduce vectors of %s numbers to %s', dimension, coalesce(dims::text, 'NULL')),
+            DETAIL = format('It takes from 1 to %s.', least(dimension - 1, 2000));
+    ELSIF sample.size <= dims THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('cannot fit %s components to the %s vectors of table "%s"', dims, sample.size, relation),
+            HINT = 'Reduce when the rows are there.';
+    END IF;
+    fitted := visrec._principal_components(sample.vectors, dimension, dims);
+    IF fitted ? 'error' THEN
+        PERFORM visrec._raise(fitted -> 'error', format('could not reduce the vectors of table "%s"', relation));
+    END IF;
+    PERFORM visrec._replace_index(relation, config || jsonb_build_object(
+        'index_method', 'hnsw_reduced', 'index_metric', 'l2', 'reduction', jsonb_build_object(
+            'function', visrec._make_reduction(relation, config, fitted -> 'components'), 'dims', dims,
+            'fingerprint', config ->> 'fingerprint')));
+    SELECT f.variance, f.neighbours, f.recall INTO variance, neighbours, recall
+    FROM jsonb_to_record(fitted) AS f (variance float8, neighbours float8, recall float8);
+END
+$$;
+COMMENT ON FUNCTION visrec.reduce(regclass, integer) IS
+    'Builds the index of a table''s vectors on dims numbers instead of all: their first principal components, fitted to '
+    'at most 10,000 of them. The index shrinks; it finds candidates, 20 for each row wanted, which are compared by '
+    'the vectors themselves, and those stay as they are. What is lost, for 100 rows of the sample: variance, the share of '
+    'the variance that is kept; neighbours, of the ten nearest rows those that are also among the ten nearest by the '
+    'components alone; recall, those among the 200 candidates. visrec.recall measures the whole table; visrec.reindex '
+    'goes back. For the table''s owner. Source: Jolliffe, Principal Component Analysis, 2002.';
+REVOKE ALL ON FUNCTION visrec.reduce(regclass, integer) FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION visrec._do_as_owner(relation oid, config jsonb, task text, arguments jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -2387,6 +2560,126 @@ COMMENT ON FUNCTION visrec.evaluate_taste(regclass, regclass, name, name, name, 
     'between 0 and 1, or an unknown strategy; undefined_column; feature_not_supported for a column that is not compared; '
     'datatype_mismatch where item_column cannot be cast to the key''s type; '
     'object_not_in_prerequisite_state where the table is not attached, or has vectors of another model.';
+
+CREATE OR REPLACE FUNCTION visrec._near_pairs(relation regclass, config jsonb, k integer, max_distance double precision,
+    OUT ids_a text[], OUT ids_b text[], OUT similarities double precision[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names jsonb := visrec._search_names(relation, config);
+    key_type oid := visrec._base_type(to_regtype(names ->> 'key_type'));
+BEGIN
+    EXECUTE visrec._fill($query$
+        SELECT array_agg(@a_text@ ORDER BY p.a, p.b), array_agg(@b_text@ ORDER BY p.a, p.b),
+               array_agg(p.similarity ORDER BY p.a, p.b)
+        FROM (
+            SELECT CASE WHEN n.id @greater@ t.@key@ THEN t.@key@ ELSE n.id END AS a,
+                   CASE WHEN n.id @greater@ t.@key@ THEN n.id ELSE t.@key@ END AS b,
+                   max(n.similarity) AS similarity
+            FROM @table@ AS t CROSS JOIN LATERAL @similar@(t.@key@, $1, NULL, $2) AS n
+            WHERE t.@vector@ IS NOT NULL
+            GROUP BY 1, 2
+        ) AS p
+        $query$, names || jsonb_build_object('similar', visrec._made_function(relation, config, 'similar_'),
+            'a_text', visrec._key_text('p.a', key_type), 'b_text', visrec._key_text('p.b', key_type)))
+    INTO ids_a, ids_b, similarities USING k, max_distance;
+END
+$$;
+COMMENT ON FUNCTION visrec._near_pairs(regclass, jsonb, integer, double precision) IS
+    'Each row with its k nearest, no farther than max_distance: unordered pairs, each once, in the order of their keys.';
+
+CREATE OR REPLACE FUNCTION visrec._random_similarities(relation regclass, config jsonb, pairs integer DEFAULT 2000)
+RETURNS double precision[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    sample double precision[];
+BEGIN
+    -- Rows in the order of a hash, each with those that come next: with the next one where there are many rows.
+    EXECUTE visrec._fill($query$
+        WITH chosen AS MATERIALIZED (
+            SELECT s.id, row_number() OVER (ORDER BY s.hash, s.id) AS n, count(*) OVER () AS total
+            FROM (SELECT t.@key@ AS id, hashtextextended(@key_text@, 0) AS hash FROM @table@ AS t
+                  WHERE t.@vector@ IS NOT NULL ORDER BY 2, 1 LIMIT $1 + 1) AS s),
+        pairs AS MATERIALIZED (
+            SELECT a.id AS a, b.id AS b FROM chosen AS a JOIN chosen AS b ON b.n > a.n AND b.n <= a.n + 2 * $1 / a.total
+            ORDER BY b.n - a.n, a.n LIMIT $1)
+        SELECT array_agg(s.similarity ORDER BY s.similarity)
+        FROM (SELECT 1 - (a.@vector@ @distance@ b.@vector@) AS similarity FROM pairs AS p
+              JOIN @table@ AS a ON a.@key@ @equals@ p.a JOIN @table@ AS b ON b.@key@ @equals@ p.b) AS s
+        WHERE s.similarity <> 'NaN'
+        $query$, visrec._search_names(relation, config))
+    INTO sample USING pairs;
+    RETURN sample;
+END
+$$;
+COMMENT ON FUNCTION visrec._random_similarities(regclass, jsonb, integer) IS
+    'The similarities of so many random pairs of rows, in ascending order; the same pairs each time.';
+
+CREATE OR REPLACE FUNCTION visrec.duplicates(relation regclass, k integer DEFAULT 5, max_distance double precision DEFAULT 0.1)
+RETURNS TABLE (id_a text, id_b text, kind text, similarity double precision, percentile double precision)
+LANGUAGE plpgsql ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    names record;
+    other text;
+    pairs record;
+    answer jsonb;
+    sample double precision[];
+BEGIN
+    PERFORM visrec._check_owner(relation);
+    PERFORM visrec._check_search(k, max_distance);
+    SELECT * INTO names FROM visrec._names(relation, config);
+    IF names.source IS NOT NULL THEN
+        EXECUTE format('SELECT %s FROM %s AS t WHERE t.%s IS NOT NULL AND t.%s >> 32 <> $1 LIMIT 1',
+            names.key_text, names."table", names.vector, names.source)
+        INTO other USING visrec._weights(config ->> 'fingerprint');
+        IF other IS NOT NULL THEN
+            PERFORM visrec._other_model(relation, other);
+        END IF;
+    END IF;
+    SELECT * INTO pairs FROM visrec._near_pairs(relation, config, k, max_distance);
+    IF pairs.ids_a IS NULL THEN
+        RETURN;
+    END IF;
+    answer := visrec._duplicate_kinds(relation, config, pairs.ids_a, pairs.ids_b);
+    IF answer ? 'error' THEN
+        PERFORM visrec._raise(answer -> 'error', format('could not compare the images of table "%s"', relation));
+    END IF;
+    sample := visrec._random_similarities(relation, config);
+    RETURN QUERY
+        SELECT p.a, p.b, p.kind, p.similarity, 100.0::float8 * width_bucket(p.similarity, sample) / cardinality(sample)
+        FROM unnest(pairs.ids_a, pairs.ids_b, pairs.similarities,
+            ARRAY(SELECT jsonb_array_elements_text(answer -> 'kinds'))) WITH ORDINALITY AS p (a, b, similarity, kind, n)
+        ORDER BY array_position('{exact,near,similar}', p.kind), p.similarity DESC, p.n;
+END
+$$;
+COMMENT ON FUNCTION visrec.duplicates(regclass, integer, double precision) IS
+    'Pairs of rows that show the same picture or similar ones, each once, the surest first: of each row''s k nearest '
+    'those no farther than max_distance. kind: exact (the same bytes), near (one picture saved twice: its perceptual '
+    'hash and its colours) or similar (by their vectors alone; also where a picture cannot be read). percentile: the '
+    'share of random pairs of the table that are no more similar. For the table''s owner.';
+REVOKE ALL ON FUNCTION visrec.duplicates(regclass, integer, double precision) FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION visrec._granted_functions() RETURNS SETOF regprocedure
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT unnest(ARRAY[
+        'visrec.attach(regclass, name, name, text, text, text, name[])',
+        'visrec.backfill(regclass, integer, bigint)',
+        'visrec.retry(regclass)',
+        'visrec.duplicates(regclass, integer, double precision)',
+        'visrec.reduce(regclass, integer)',
+        'visrec.embed_image(text, text)',
+        'visrec.embed_image(bytea, text)',
+        'visrec.embed_text(text, text)',
+        'visrec._use_model(text)',
+        'visrec._embed(text, text, bytea, text)',
+        'visrec._embed_rows(oid, jsonb, text[])',
+        'visrec._embed_queued(oid, jsonb)',
+        'visrec._write_vectors(oid, jsonb, text[])',
+        'visrec._backfill_batch(oid, jsonb, text, integer, integer)',
+        'visrec._duplicate_kinds(oid, jsonb, text[], text[])',
+        'visrec._principal_components(bytea, integer, integer)'
+    ]::regprocedure[])
+$$;
 
 CREATE OR REPLACE FUNCTION visrec._forget_dropped() RETURNS event_trigger
 -- As the extension's owner: who drops a table may own neither its functions nor what visrec keeps of it.
