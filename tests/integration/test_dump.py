@@ -55,7 +55,7 @@ def test_everything_works_in_the_restored_database(posts, paths, restore):
     assert coverage(restored) == {"embedded": 20, "failed": 1}
     assert top(restored) == top(posts)
     assert objects(restored) == objects(posts)
-    assert len(objects(restored)) == 10  # three functions, six triggers, an index
+    assert len(objects(restored)) == 16  # nine functions, six triggers, an index
     settings = "SELECT name, value FROM visrec.setting ORDER BY name"
     assert restored.execute(settings).fetchall() == posts.execute(settings).fetchall()
     failures = "SELECT relation::text, row_id, code, attempts FROM visrec.failure"
@@ -75,6 +75,34 @@ def test_schema_alone(posts, paths, pictures, restore):
     insert(restored, paths[:3])
     assert coverage(restored) == {"embedded": 3}
     assert restored.execute("SELECT count(*) FROM similar_posts(1)").fetchone() == (2,)
+
+
+def test_a_reduced_index_and_events(posts, paths, restore):
+    insert(posts, paths[:20])
+    posts.execute("SELECT visrec.reduce('posts', 8)")
+    posts.execute("CREATE TABLE likes (user_id text, post_id bigint, weight real, at timestamptz)")
+    posts.execute("INSERT INTO likes VALUES ('ann', 1, 1, now())")
+    posts.execute("SELECT visrec.attach_events('posts', 'likes')")
+    restored = restore()
+    assert top(restored) == top(posts)
+    assert objects(restored) == objects(posts)
+    assert len(objects(restored)) == 18  # and the projection, and recommend_posts_for
+    for connection in (posts, restored):
+        connection.execute("SET enable_seqscan = off")
+        plan = connection.execute(
+            "EXPLAIN SELECT FROM posts ORDER BY visrec_reduced_posts_1(content_vector)::vector(8)"
+            " <-> visrec_reduced_posts_1((SELECT content_vector FROM posts LIMIT 1))::vector(8)"
+        ).fetchall()
+        assert "Index Scan using" in str(plan)
+    ours, theirs = (
+        connection.execute("SELECT id FROM recommend_posts_for('ann')").fetchall()
+        for connection in (posts, restored)
+    )
+    assert ours == theirs
+    insert(restored, paths[20:22], 100)
+    assert coverage(restored) == {"embedded": 22}
+    restored.execute("DROP EXTENSION visrec")
+    assert objects(restored) == []
 
 
 def test_models_are_dumped(db, restore):
