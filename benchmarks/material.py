@@ -15,7 +15,7 @@ from PIL import Image
 
 import draw_pictures
 from tests import tiny_clip
-from visrec_db import compiling, errors, openvino_encoder, preprocess
+from visrec_db import compiling, errors, openvino_encoder, preprocess, quantizing
 
 REPOSITORY = Path(__file__).parents[1]
 LARGE = (4000, 3000)
@@ -39,7 +39,7 @@ class Pictures:
 def make_model(cache: Path) -> Path:
     """A full-size ViT-B/32 of seeded random weights, with its compiled form; its directory."""
     made_from = hashlib.sha256()
-    for module in (tiny_clip, compiling, openvino_encoder, preprocess):
+    for module in (tiny_clip, compiling, quantizing, openvino_encoder, preprocess):
         made_from.update(Path(str(module.__file__)).read_bytes())
     for package in ("torch", "transformers", "openvino"):
         made_from.update(f"{package} {_version(package)}\n".encode())

@@ -2659,6 +2659,48 @@ COMMENT ON FUNCTION visrec.duplicates(regclass, integer, double precision) IS
     'share of random pairs of the table that are no more similar. For the table''s owner.';
 REVOKE ALL ON FUNCTION visrec.duplicates(regclass, integer, double precision) FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION visrec.selftest(OUT "check" text, OUT ok boolean, OUT result text, OUT advice text) RETURNS SETOF record
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    root text;
+    model visrec.model;
+    answer jsonb;
+    cosine double precision;
+BEGIN
+    FOR root IN SELECT string_to_table(s.value, ':') FROM visrec.setting AS s WHERE s.name = 'image_roots' LOOP
+        "check" := format('image root %s', root);
+        ok := coalesce((pg_stat_file(root, true)).isdir, false);
+        result := CASE WHEN ok THEN 'a directory' ELSE 'no such directory' END;
+        advice := CASE WHEN NOT ok THEN 'Make it, or SELECT visrec.set(''image_roots'', …).' END;
+        RETURN NEXT;
+    END LOOP;
+    FOR model IN SELECT m.* FROM visrec.model AS m ORDER BY m.name LOOP
+        "check" := format('model %s', model.name);
+        answer := visrec._embed(model.name, NULL, visrec._test_picture(), NULL);
+        cosine := visrec._cosine(answer ->> 'embedding', model.reference::text);
+        -- The numbers it is computed in may have changed since: half or 8-bit ones are rounded.
+        ok := coalesce(cosine >= CASE WHEN EXISTS (SELECT FROM visrec.encoder_status() AS e
+            WHERE e.model = selftest.model.name AND e.precision <> 'f32') THEN 0.99 ELSE 0.999 END, false);
+        result := coalesce(answer -> 'error' ->> 'message', 'cosine with its reference ' || round(cosine::numeric, 5),
+            'vectors of another length than when it was registered');
+        advice := CASE WHEN NOT ok THEN coalesce(answer -> 'error' ->> 'hint',
+            'Its weights or the libraries are not those it was registered with: see CHANGELOG.md, or reinstall.') END;
+        RETURN NEXT;
+    END LOOP;
+    "check" := 'encoder';
+    ok := true;
+    SELECT string_agg(format('%s: %s %s on %s', e.model, e.runtime, e.precision, e.device), ', ' ORDER BY e.model)
+    INTO result FROM visrec.encoder_status() AS e;
+    advice := NULL;
+    IF result IS NULL THEN
+        ok := EXISTS (SELECT FROM visrec.setting AS s WHERE s.name = 'encoder' AND s.value = 'in_process');
+        result := 'in this session';
+        advice := CASE WHEN NOT ok THEN 'The shared encoder does not start: see pg_stat_tmp/visrec.log in the data directory.' END;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION visrec._granted_functions() RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT unnest(ARRAY[

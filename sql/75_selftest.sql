@@ -83,7 +83,9 @@ BEGIN
         "check" := format('model %s', model.name);
         answer := visrec._embed(model.name, NULL, visrec._test_picture(), NULL);
         cosine := visrec._cosine(answer ->> 'embedding', model.reference::text);
-        ok := coalesce(cosine >= 0.999, false);
+        -- The numbers it is computed in may have changed since: half or 8-bit ones are rounded.
+        ok := coalesce(cosine >= CASE WHEN EXISTS (SELECT FROM visrec.encoder_status() AS e
+            WHERE e.model = selftest.model.name AND e.precision <> 'f32') THEN 0.99 ELSE 0.999 END, false);
         result := coalesce(answer -> 'error' ->> 'message', 'cosine with its reference ' || round(cosine::numeric, 5),
             'vectors of another length than when it was registered');
         advice := CASE WHEN NOT ok THEN coalesce(answer -> 'error' ->> 'hint',

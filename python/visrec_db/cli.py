@@ -43,6 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         "compile", help="make the form that loads and runs fastest on CPUs (pull does it too)"
     )
     compiling.add_argument("name", help="a model that is here; see: visrec model list")
+    for action in (pull, compiling):
+        action.add_argument(
+            "--exact",
+            action="store_true",
+            help="never in 8-bit integers, however alike the vectors",
+        )
     listing = actions.add_parser("list", help="the models that are here, with their fingerprints")
     for action, run in ((pull, _pull), (compiling, _compile), (listing, _list)):
         action.set_defaults(run=run)
@@ -61,7 +67,7 @@ def _pull(options: argparse.Namespace) -> None:
     name = models.directory_name(options.name)
     print(f"{name} is in {directory}")
     try:
-        print(_compiled(directory, again=False))
+        print(_compiled(directory, options.exact, again=False))
     except errors.EncoderUnavailable as error:  # the model itself is fine
         print(f"note: {error.message}", file=sys.stderr)
     print(f"Register it: SELECT visrec.register_model('{name}');")
@@ -69,17 +75,19 @@ def _pull(options: argparse.Namespace) -> None:
 
 def _compile(options: argparse.Namespace) -> None:
     os.umask(0o022)
-    print(_compiled(options.directory / models.directory_name(options.name), again=True))
+    directory = options.directory / models.directory_name(options.name)
+    print(_compiled(directory, options.exact, again=True))
 
 
-def _compiled(directory: Path, *, again: bool) -> str:
+def _compiled(directory: Path, exact: bool, *, again: bool) -> str:
     from visrec_db import compiling, openvino_encoder  # noqa: PLC0415 - import numpy and Pillow
 
     manifest = None if again else openvino_encoder.usable(directory)
     if manifest is None:
-        manifest = compiling.compile_model(directory)
+        manifest = compiling.compile_model(directory, exact=exact)
     texts = "pictures and texts" if manifest.text else "pictures"
-    return f"{directory.name} is compiled for {texts} (weights: {manifest.weights})"
+    weights = manifest.weights + (", and int8 for this processor" if manifest.int8 else "")
+    return f"{directory.name} is compiled for {texts} (weights: {weights})"
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ class Encoder(Protocol):
 
     @property
     def precision(self) -> str:
-        """Of the forward pass: f32, bf16 or f16."""
+        """Of the forward pass: f32, bf16, f16 or int8."""
 
     @property
     def device(self) -> str:

@@ -1,4 +1,4 @@
-"""What this machine can do: processors that may be used, and bfloat16 arithmetic."""
+"""What this machine can do: processors, and which numbers they multiply fastest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ _BF16 = {
     "avx512_bf16",  # x86: vector units
     "bf16",  # arm64
 }
+
+_VNNI = {"avx512_vnni", "avx_vnni"}
 
 
 def cpus(root: Path = Path("/")) -> int:
@@ -27,6 +29,11 @@ def cpus(root: Path = Path("/")) -> int:
 def has_bf16(root: Path = Path("/")) -> bool:
     """Whether the processor multiplies bfloat16 in hardware; without, bfloat16 is the slower."""
     return bool(_BF16 & _flags(root))
+
+
+def prefers_int8(root: Path = Path("/")) -> bool:
+    """Whether 8-bit integers are what the processor multiplies fastest."""
+    return bool(_VNNI & _flags(root)) and not has_bf16(root)
 
 
 def may_have_cuda(root: Path = Path("/")) -> bool:

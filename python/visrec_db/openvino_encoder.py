@@ -4,6 +4,7 @@ It loads in about a second, since it imports neither torch nor transformers. Bes
 
     openvino/visrec.json    ``Manifest``: what it was made from, and how inputs are prepared
     openvino/image.xml+bin  bytes of pictures (n, height, width, 3) to vectors (n, dimension)
+    openvino/image-int8.xml+bin  the same in 8-bit integers, where that was found to lose nothing
     openvino/text.xml+bin   token ids and mask (n, tokens) to vectors, where the model has texts
 
 Nothing here is used that was made from other weights than those that lie beside it.
@@ -22,14 +23,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visrec_db import errors, hardware, models, preprocess
+from visrec_db import errors, hardware, models, preprocess, quantizing
 
 if TYPE_CHECKING:
     from visrec_db.encoder import Encoder
 
 FOLDER = models.COMPILED
+IMAGE, IMAGE_INT8 = "image.xml", "image-int8.xml"
 FORMAT = 1
 """Of the manifest and of the graphs' inputs and outputs; another is not read."""
+
+
+def options(name: str) -> dict[str, Any]:
+    """How a graph of this name is to be run; ``INFERENCE_PRECISION_HINT`` is of its float parts."""
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    if name == IMAGE_INT8:
+        return {**exact, "DYNAMIC_QUANTIZATION_GROUP_SIZE": quantizing.GROUP}
+    return exact
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,8 @@ class Manifest:
 
     ``sources`` and ``files`` hold size and time of modification (nanoseconds) of the model's
     files, and size of the compiled ones. ``fingerprint`` is the model's: it decides where a copy
-    has changed the times. ``runtime`` is the OpenVINO that made it, for people to read.
+    has changed the times. ``runtime`` is the OpenVINO that made it, for people to read. ``int8``:
+    whether there is ``image-int8.xml``.
     """
 
     format: int
@@ -59,6 +70,7 @@ class Manifest:
     weights: str
     image: preprocess.Settings
     text: Text | None
+    int8: bool = False
 
     def write(self, directory: Path) -> None:
         fields = asdict(self)
@@ -138,11 +150,12 @@ class OpenVinoEncoder:
         self._settings = manifest.image
         self._core = import_openvino().Core()
         bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision = "bf16" if bf16 else "f32"
+        int8 = manifest.int8 and hardware.prefers_int8()
+        self.precision = "bf16" if bf16 else "int8" if int8 else "f32"
         self.batch = 32 if bf16 else 8
         self.smallest: int | None = manifest.image.smallest
         self.dimension = manifest.dimension
-        self._image = self._compile("image.xml")
+        self._image = self._compile(IMAGE_INT8 if self.precision == "int8" else IMAGE)
         self._text: Any = None
         self._tokenizer: Any = None
         self._torch: Encoder | None = None
@@ -167,7 +180,8 @@ class OpenVinoEncoder:
             str(self._directory / FOLDER / name),
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": self.precision,
+                **options(name),
+                **({"INFERENCE_PRECISION_HINT": "bf16"} if self.precision == "bf16" else {}),
                 "INFERENCE_NUM_THREADS": hardware.cpus(),
                 "PERFORMANCE_HINT": "LATENCY",
                 "ENABLE_CPU_PINNING": False,  # threads that decode run beside it

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny_clip as models_for_tests
-from visrec_db import cli, encoder, errors, hardware, models
+from visrec_db import cli, encoder, errors, hardware, models, quantizing
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -84,7 +84,7 @@ def least() -> float:
 def test_pictures_get_the_reference_pipelines_vectors(compiled: Path) -> None:
     ours = encoder.load(str(compiled))
     assert (ours.runtime, ours.device) == ("openvino", "cpu")
-    assert ours.precision == ("bf16" if hardware.has_bf16() else "f32")
+    assert ours.precision in ("bf16" if hardware.has_bf16() else "f32", "int8")
     assert ours.dimension == models_for_tests.DIMENSION
     folder = compiled / models_for_tests.FOLDER
     clip = transformers.CLIPModel.from_pretrained(folder).eval()
@@ -98,6 +98,53 @@ def test_pictures_get_the_reference_pipelines_vectors(compiled: Path) -> None:
     assert cosines(vectors, reference).min() >= least()
     one_by_one = np.concatenate([embedded(ours, [picture]) for picture in pictures()])
     assert cosines(one_by_one, reference).min() >= least()
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """What compiling in 8-bit integers measures; that form is then kept."""
+    seen: list[tuple[float, float]] = []
+
+    def worth_it(exact: quantizing.Run, quantized: quantizing.Run, batches: list) -> bool:
+        expected, ours = (np.concatenate([run(b) for b in batches]) for run in (exact, quantized))
+        seen.append((quantizing.parity(ours, expected), float(np.abs(ours - expected).max())))
+        return True
+
+    monkeypatch.setattr(hardware, "prefers_int8", lambda: True)
+    monkeypatch.setattr(quantizing, "worth_it", worth_it)
+    return seen
+
+
+def test_eight_bit_integers(
+    model: Path, measured: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = embedded(encoder.load(str(model)), pictures())
+    manifest = compiling.compile_model(model)
+    assert manifest.int8
+    assert {"image-int8.xml", "image-int8.bin"} <= manifest.files.keys()
+    [(parity, difference)] = measured
+    assert parity > 0.99
+    assert difference > 0  # it is another graph
+    ours = encoder.load(str(model))
+    assert ours.precision == ("bf16" if hardware.has_bf16() else "int8")
+    assert cosines(embedded(ours, pictures()), exact).min() > 0.98
+    monkeypatch.setattr(hardware, "prefers_int8", lambda: False)  # a copy on another machine
+    assert encoder.load(str(model)).precision != "int8"
+
+
+@pytest.mark.usefixtures("measured")
+def test_eight_bit_integers_are_not_kept_against_ones_will(model: Path) -> None:
+    assert not compiling.compile_model(model, exact=True).int8
+    assert not list((model / "openvino").glob("image-int8*"))
+
+
+def test_eight_bit_integers_that_lose_something_are_not_kept(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "prefers_int8", lambda: True)
+    monkeypatch.setattr(quantizing, "worth_it", lambda *_: False)
+    assert not compiling.compile_model(model).int8
+    assert not list((model / "openvino").glob("image-int8*"))
 
 
 def test_texts_get_the_reference_pipelines_vectors(compiled: Path) -> None:

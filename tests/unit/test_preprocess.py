@@ -206,6 +206,23 @@ def test_bfloat16_is_found_in_the_processors_flags(tmp_path: Path, flags: str, h
 
 
 @pytest.mark.parametrize(
+    ("flags", "prefers"),
+    [
+        ("flags\t\t: fpu avx2", False),
+        ("flags\t\t: fpu avx2 avx_vnni", True),
+        ("flags\t\t: fpu avx512f avx512_vnni", True),
+        ("flags\t\t: fpu avx512f avx512_vnni avx512_bf16", False),
+        ("flags\t\t: fpu avx512_vnni amx_int8 amx_bf16", False),
+    ],
+)
+def test_eight_bits_are_for_processors_without_bfloat16(
+    tmp_path: Path, flags: str, prefers: bool
+) -> None:
+    found = hardware.prefers_int8(machine(tmp_path, {"proc/cpuinfo": f"{flags}\n"}))
+    assert found is prefers
+
+
+@pytest.mark.parametrize(
     ("files", "limit"),
     [
         ({}, 64),
