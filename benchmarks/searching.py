@@ -57,7 +57,8 @@ def measure(
         whole = table.reindex("hnsw")
         recall = table.recall(None, everything)
         say(f"  recall@{K}: {recall:.4f}; half {recall_half:.4f}, binary {recall_binary:.4f}")
-        similar, bare, taste = table.in_turns(table.similar, table.bare, table.recommend)
+        similar, bare = table.in_turns(table.similar, table.bare)
+        taste, search = table.in_turns(table.recommend, table.similar)
         of = f"{rows:,} vectors"
         return [
             _ratio(f"similar_posts among {of}, against the bare query", similar, bare, 1.1),
@@ -67,7 +68,7 @@ def measure(
             _size("size of the index hnsw_binary, against hnsw", binary / whole, 0.15),
             *(figure for share in FILTERS for figure in table.filtered(share)),
             _ratio("recommend_posts, 20 liked, 5 disliked, against similar_posts",
-                   taste, similar, 3),
+                   taste, search, 3),
         ]  # fmt: skip
 
 

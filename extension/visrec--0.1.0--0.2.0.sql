@@ -202,42 +202,53 @@ CREATE OR REPLACE FUNCTION visrec._names(relation oid, config jsonb,
     OUT "table" text, OUT key text, OUT key_type text, OUT equals text, OUT greater text,
     OUT image text, OUT image_type text, OUT vector text, OUT vector_type text, OUT vector_schema text,
     OUT key_text text, OUT source text, OUT source_value text, OUT stale text, OUT unembedded text)
--- Every INSERT asks, so it is planned once a session, and in the order written: planning costs 4 ms, not running.
+-- Every INSERT asks, so it is planned once a session; in small statements, whose plans take little of its memory.
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET join_collapse_limit = 1 AS $$
+DECLARE
+    part record;
+    key_number smallint;
+    image_base oid;
 BEGIN
-    SELECT format('%I.%I', n.nspname, c.relname), quote_ident(k.attname), format_type(k.atttypid, -1),
-           format('OPERATOR(%I.%s)', eqn.nspname, eqo.oprname), format('OPERATOR(%I.%s)', gtn.nspname, gto.oprname),
-           quote_ident(i.attname), format_type(i.atttypid, i.atttypmod),
-           quote_ident(v.attname), format_type(v.atttypid, v.atttypmod), quote_ident(vn.nspname),
-           visrec._key_text('t.' || quote_ident(k.attname), coalesce(nullif(kt.typbasetype, 0), kt.oid)),
-           quote_ident(s.attname),
-           format('visrec._source(t.%I::%s, %s)', i.attname,
-               CASE coalesce(nullif(it.typbasetype, 0), it.oid) WHEN 'bytea'::regtype THEN 'bytea' ELSE 'text' END,
-               visrec._weights(config ->> 'fingerprint'))
-    INTO "table", key, key_type, equals, greater, image, image_type, vector, vector_type, vector_schema,
-         key_text, source, source_value
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_attribute AS k ON k.attrelid = c.oid AND k.attname = config ->> 'key_column' AND k.attnum > 0
-    JOIN pg_type AS kt ON kt.oid = k.atttypid
-    JOIN pg_attribute AS i ON i.attrelid = c.oid AND i.attname = config ->> 'image_column' AND i.attnum > 0
-    JOIN pg_type AS it ON it.oid = i.atttypid
-    JOIN pg_attribute AS v ON v.attrelid = c.oid AND v.attname = config ->> 'vector_column' AND v.attnum > 0
-    LEFT JOIN pg_attribute AS s ON s.attrelid = c.oid AND s.attname = config ->> 'source_column' AND s.attnum > 0
-    JOIN pg_type AS vt ON vt.oid = v.atttypid
-    JOIN pg_namespace AS vn ON vn.oid = vt.typnamespace
-    JOIN pg_index AS x ON x.indrelid = c.oid AND x.indisprimary AND x.indkey[0] = k.attnum
-    JOIN pg_opclass AS o ON o.oid = x.indclass[0]
-    JOIN pg_amop AS eq ON eq.amopfamily = o.opcfamily AND eq.amopstrategy = 3
-        AND eq.amoplefttype = o.opcintype AND eq.amoprighttype = o.opcintype
-    JOIN pg_operator AS eqo ON eqo.oid = eq.amopopr
-    JOIN pg_namespace AS eqn ON eqn.oid = eqo.oprnamespace
-    JOIN pg_amop AS gt ON gt.amopfamily = o.opcfamily AND gt.amopstrategy = 5
-        AND gt.amoplefttype = o.opcintype AND gt.amoprighttype = o.opcintype
-    JOIN pg_operator AS gto ON gto.oid = gt.amopopr
-    JOIN pg_namespace AS gtn ON gtn.oid = gto.oprnamespace
-    WHERE c.oid = relation;
+    FOR part IN
+        SELECT a.attname, a.attnum, a.atttypid, a.atttypmod, quote_ident(a.attname) AS name, t.typnamespace,
+               coalesce(nullif(t.typbasetype, 0), t.oid) AS base
+        FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attname IN (config ->> 'key_column',
+            config ->> 'image_column', config ->> 'vector_column', config ->> 'source_column')
+    LOOP
+        CASE part.attname
+            WHEN config ->> 'key_column' THEN
+                key := part.name;
+                key_number := part.attnum;
+                key_type := format_type(part.atttypid, -1);
+                key_text := visrec._key_text('t.' || part.name, part.base);
+            WHEN config ->> 'image_column' THEN
+                image := part.name;
+                image_type := format_type(part.atttypid, part.atttypmod);
+                image_base := part.base;
+            WHEN config ->> 'vector_column' THEN
+                vector := part.name;
+                vector_type := format_type(part.atttypid, part.atttypmod);
+                vector_schema := part.typnamespace::regnamespace;
+            ELSE source := part.name;
+        END CASE;
+    END LOOP;
+    SELECT min(format('OPERATOR(%s.%s)', p.oprnamespace::regnamespace, p.oprname)) FILTER (WHERE o.amopstrategy = 3),
+           min(format('OPERATOR(%s.%s)', p.oprnamespace::regnamespace, p.oprname)) FILTER (WHERE o.amopstrategy = 5)
+    INTO equals, greater
+    FROM pg_index AS x
+    JOIN pg_opclass AS c ON c.oid = x.indclass[0]
+    JOIN pg_amop AS o ON o.amopfamily = c.opcfamily AND o.amopstrategy IN (3, 5)
+        AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
+    JOIN pg_operator AS p ON p.oid = o.amopopr
+    WHERE x.indrelid = relation AND x.indisprimary AND x.indkey[0] = key_number;
+    IF num_nulls(key, image, vector, equals) > 0 THEN
+        RETURN;     -- without a table: one of its columns is gone
+    END IF;
+    "table" := relation::regclass;
+    source_value := format('visrec._source(t.%s::%s, %s)', image,
+        CASE image_base WHEN 'bytea'::regtype THEN 'bytea' ELSE 'text' END, visrec._weights(config ->> 'fingerprint'));
     -- A vector without a source is its owner's word: not looked into.
     stale := CASE WHEN source IS NULL THEN 'false' ELSE format(
         '(t.%1$s IS NOT NULL AND t.%2$s IS NOT NULL AND t.%2$s IS DISTINCT FROM %3$s)', vector, source, source_value) END;
@@ -460,7 +471,9 @@ BEGIN
         'argument_text', visrec._key_text('$1', visrec._base_type(to_regtype(names ->> 'key_type'))),
         'distance', format('OPERATOR(%s.<=>)', names ->> 'vector_schema'),
         'nearest', format('%I.%I', config ->> 'functions_schema',
-            visrec._function_name('visrec_nearest_', config ->> 'functions_name')));
+            visrec._function_name('visrec_nearest_', config ->> 'functions_name')),
+        'recommend', format('%I.%I', config ->> 'functions_schema',
+            visrec._function_name('recommend_', config ->> 'functions_name')));
     names := names || visrec._index_names(names, config);
     -- Parts of statements that are put together when a search runs: $1 the filter, $2 the vector, $3 excluded keys, $4 k.
     RETURN names || jsonb_build_object(
@@ -548,7 +561,8 @@ BEGIN
         declaration => visrec._fill(
             'query @vector_schema@.vector, k integer, filter jsonb, max_distance double precision, '
             'excluded @key_type@[], OUT id @key_type@, OUT similarity double precision, OUT @image@ @image_type@@shown@) '
-            'RETURNS SETOF record LANGUAGE plpgsql STABLE ROWS 10 @settings@', names),
+            'RETURNS SETOF record LANGUAGE plpgsql STABLE ROWS 10 @settings@ SET plan_cache_mode = force_generic_plan '
+            'SET enable_sort = off', names),
         comment => format('The k rows of %s nearest to a vector, best first, without the excluded ones: what its search '
             'functions call.', relation),
         body => visrec._fill($body$
@@ -561,12 +575,12 @@ DECLARE
     condition text := 'true';
     exact boolean := @exact@;       -- more than the index finds in one go
     pool CONSTANT integer := @pool@;
+    query_vector CONSTANT @vector_schema@.vector := @vector_schema@.subvector(query, 1, 16000);     -- a copy, see similar_
     ids @key_type@[];
     width integer;
     previous text;
 BEGIN
     PERFORM visrec._check_search(k, max_distance);
-    query := @vector_schema@.subvector(query, 1, 16000);    -- a copy, see similar_
     IF filter IS NOT NULL THEN
         condition := visrec._condition(@relation@, filter);
         estimate := visrec._estimate(@relation@, condition, filter);
@@ -579,21 +593,26 @@ BEGIN
         IF previous::integer < width THEN
             PERFORM set_config(@width_setting@, width::text, true);
         END IF;
-        EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query, excluded, pool;
+        IF filter IS NULL THEN
+            ids := ARRAY(SELECT t.@key@ FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY (excluded)
+                ORDER BY @order_by_variable@ LIMIT pool);
+        ELSE
+            EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query_vector, excluded, pool;
+        END IF;
         PERFORM set_config(@width_setting@, previous, true);
         exact := coalesce(cardinality(ids), 0) < pool;  -- the index ran dry
     END IF;
     IF exact THEN
-        EXECUTE @select_keys@ || condition || @one_by_one@ INTO ids USING filter, query, excluded, k;
+        EXECUTE @select_keys@ || condition || @one_by_one@ INTO ids USING filter, query_vector, excluded, k;
     END IF;
     RETURN QUERY
         SELECT t.@key@,
                CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
-                    ELSE 1 - (t.@vector@ @distance@ query) END,
+                    ELSE 1 - (t.@vector@ @distance@ query_vector) END,
                t.@image@@selected@
         FROM @table@ AS t
-        WHERE t.@key@ @equals@ ANY (ids) AND (max_distance IS NULL OR t.@vector@ @distance@ query <= max_distance)
-        ORDER BY (t.@vector@ @distance@ query) + 0, t.@key@ LIMIT k;
+        WHERE t.@key@ @equals@ ANY (ids) AND (max_distance IS NULL OR t.@vector@ @distance@ query_vector <= max_distance)
+        ORDER BY (t.@vector@ @distance@ query_vector) + 0, t.@key@ LIMIT k;
 END
 $body$, names));
 END
@@ -669,14 +688,38 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN 1 - (a <=> b);
 COMMENT ON FUNCTION visrec._cosine(vector, vector) IS 'The cosine of two vectors.';
 
-CREATE OR REPLACE FUNCTION visrec._mean(vectors vector[], weights double precision[]) RETURNS vector
+CREATE OR REPLACE FUNCTION visrec._average(vectors vector[]) RETURNS vector
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT avg(v) FROM unnest(vectors) AS v;
+
+END;
+COMMENT ON FUNCTION visrec._average(vector[]) IS 'The mean.';
+
+CREATE OR REPLACE FUNCTION visrec._weighted_mean(vectors vector[], weights double precision[]) RETURNS vector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
     SELECT sum(u.v * array_fill((u.w / t.total)::real, ARRAY[vector_dims(u.v)])::vector)
     FROM unnest(vectors, weights) AS u (v, w), (SELECT sum(w) AS total FROM unnest(weights) AS w) AS t;
 
 END;
+COMMENT ON FUNCTION visrec._weighted_mean(vector[], double precision[]) IS 'The weighted mean; the weights are positive.';
+
+CREATE OR REPLACE FUNCTION visrec._mean(vectors vector[], weights double precision[]) RETURNS vector
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF weights[1] = ALL (weights) THEN
+        RETURN visrec._average(vectors);    -- in a third of the time
+    END IF;
+    RETURN visrec._weighted_mean(vectors, weights);
+END
+$$;
 COMMENT ON FUNCTION visrec._mean(vector[], double precision[]) IS 'The weighted mean; the weights are positive.';
+
+CREATE OR REPLACE FUNCTION visrec._apart(a vector, b vector) RETURNS vector
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN a + a - b;
+COMMENT ON FUNCTION visrec._apart(vector, vector) IS '2a − b, which has the direction of a − b/2.';
 
 CREATE OR REPLACE FUNCTION visrec._session(vectors vector[]) RETURNS vector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -696,73 +739,86 @@ COMMENT ON FUNCTION visrec._session(vector[]) IS
     'The state of a session after vectors in order of time: s := f(v1), then for each v: α1 = (cos(f(v), s) + 1) / 2, '
     'α2 = 1 − α1, s := α1·s + α2·f(v). What fits moves it little, what is new moves it much.';
 
-CREATE OR REPLACE FUNCTION visrec._inputs(relation regclass, config jsonb, ids text[], weights double precision[], what text,
-    OUT keys text[], OUT vectors vector[], OUT weights_used double precision[])
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    names record;
-    missing text[];
-    bare text[];
-    other text[];
+CREATE OR REPLACE FUNCTION visrec._inputs_statement(names jsonb, arguments text[]) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- A key that comes twice counts once.
+    SELECT visrec._fill($query$
+        SELECT array_agg(u.id ORDER BY u.n) FILTER (WHERE t.@key@ IS NULL) AS missing,
+               array_agg(u.id ORDER BY u.n) FILTER (WHERE t.@key@ IS NOT NULL AND t.@vector@ IS NULL) AS bare,
+               min(u.id) FILTER (WHERE t.@source@ >> 32 <> @weights@) AS other,
+               array_agg(t.@vector@ ORDER BY u.n) FILTER (WHERE u.liked AND t.@vector@ IS NOT NULL) AS likes,
+               array_agg(u.w ORDER BY u.n) FILTER (WHERE u.liked AND t.@vector@ IS NOT NULL) AS like_weights,
+               array_agg(t.@vector@ ORDER BY u.n) FILTER (WHERE NOT u.liked AND t.@vector@ IS NOT NULL) AS dislikes,
+               array_agg(u.w ORDER BY u.n) FILTER (WHERE NOT u.liked AND t.@vector@ IS NOT NULL) AS dislike_weights
+        FROM (SELECT i.id, i.liked, coalesce(min(i.w), 1) AS w, min(i.n) AS n
+              FROM (SELECT l.id, l.w, true, l.n FROM unnest(@liked@, @liked_weights@) WITH ORDINALITY AS l (id, w, n)
+                    UNION ALL
+                    SELECT d.id, d.w, false, d.n FROM unnest(@disliked@, @disliked_weights@) WITH ORDINALITY AS d (id, w, n)
+                   ) AS i (id, w, liked, n) GROUP BY i.id, i.liked) AS u
+        LEFT JOIN @table@ AS t ON t.@key@ @equals@ u.id::@key_type@
+        $query$, names || jsonb_build_object('liked', arguments[1], 'liked_weights', arguments[2],
+            'disliked', arguments[3], 'disliked_weights', arguments[4]))
+$$;
+COMMENT ON FUNCTION visrec._inputs_statement(jsonb, text[]) IS
+    'The statement for the vectors of liked and disliked rows, by keys (text[]) and their weights: see visrec._check_inputs.';
+
+CREATE OR REPLACE FUNCTION visrec._check_weights(weights double precision[], ids text[], what text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF weights IS NOT NULL AND cardinality(weights) <> cardinality(ids) OR EXISTS (
-        SELECT FROM unnest(weights) AS w WHERE w IS NULL OR NOT w > 0 OR w = 'infinity')
+    IF weights IS NOT NULL AND (cardinality(weights) <> cardinality(ids) OR EXISTS (
+        SELECT FROM unnest(weights) AS w WHERE w IS NULL OR NOT w > 0 OR w = 'infinity'))
     THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('there must be one weight greater than 0 for each of the %s rows', what);
     ELSIF array_position(ids, NULL) IS NOT NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = format('one of the %s rows is NULL', what);
     END IF;
-    SELECT * INTO names FROM visrec._names(relation, config);
-    EXECUTE format($query$
-        SELECT array_agg(u.id ORDER BY u.n) FILTER (WHERE t.%1$s IS NULL),
-               array_agg(u.id ORDER BY u.n) FILTER (WHERE t.%1$s IS NOT NULL AND t.%2$s IS NULL),
-               array_agg(u.id ORDER BY u.n) FILTER (WHERE t.%6$s >> 32 <> $3),
-               coalesce(array_agg(u.id ORDER BY u.n) FILTER (WHERE t.%2$s IS NOT NULL), '{}'),
-               array_agg(t.%2$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NOT NULL),
-               array_agg(u.w ORDER BY u.n) FILTER (WHERE t.%2$s IS NOT NULL)
-        FROM (SELECT i.id, coalesce(min(i.w), 1) AS w, min(i.n) AS n       -- an id that comes twice counts once
-              FROM unnest($1, $2) WITH ORDINALITY AS i (id, w, n) GROUP BY i.id) AS u
-        LEFT JOIN %3$s AS t ON t.%1$s %4$s u.id::%5$s
-        $query$, names.key, names.vector, names."table", names.equals, names.key_type, names.source)
-    INTO missing, bare, other, keys, vectors, weights_used
-    USING ids, coalesce(weights, array_fill(1::double precision, ARRAY[cardinality(ids)])),
-        visrec._weights(config ->> 'fingerprint');
+END
+$$;
+COMMENT ON FUNCTION visrec._check_weights(double precision[], text[], text) IS 'An error for keys and weights that do not go together.';
+
+CREATE OR REPLACE FUNCTION visrec._check_inputs(relation regclass, asked integer, missing text[], bare text[], other text,
+    nothing boolean) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
     IF other IS NOT NULL THEN
-        PERFORM visrec._other_model(relation, other[1]);
+        PERFORM visrec._other_model(relation, other);
     ELSIF missing IS NOT NULL OR bare IS NOT NULL THEN
         RAISE NOTICE USING
-            MESSAGE = format('%s of %s %s rows are left out', coalesce(cardinality(missing), 0)
-                + coalesce(cardinality(bare), 0), cardinality(ids), what),
+            MESSAGE = format('%s of the %s liked and disliked rows are left out', cardinality(missing || bare), asked),
             DETAIL = concat_ws(' ', 'Not in the table: ' || array_to_string(missing[1:10], ', ') || '.',
                 'Without a vector: ' || array_to_string(bare[1:10], ', ') || '.');
     END IF;
+    IF nothing THEN
+        RAISE no_data_found USING
+            MESSAGE = 'none of the liked rows has a vector',
+            HINT = format('SELECT * FROM visrec.coverage(%L);', relation);
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._inputs(regclass, jsonb, text[], double precision[], text) IS
-    'The vectors of posts by their keys, each once, in order; a NOTICE names those that have none.';
+COMMENT ON FUNCTION visrec._check_inputs(regclass, integer, text[], text[], text, boolean) IS
+    'A NOTICE for rows that are missing or have no vector; an error where no liked one has any, or one of another model.';
 
-CREATE OR REPLACE FUNCTION visrec._taste(relation regclass, config jsonb, liked vector[], liked_weights double precision[],
-    disliked vector[], disliked_weights double precision[], strategy text, toward text) RETURNS vector
+CREATE OR REPLACE FUNCTION visrec._taste(relation regclass, liked vector[], liked_weights double precision[],
+    disliked vector[], disliked_weights double precision[], strategy text, toward text, OUT taste vector)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     -- E = w_p · mean of liked − w_n · mean of disliked, with w_p = 1 and w_n = 1/2: what was liked decides.
-    weight_disliked CONSTANT double precision := 0.5;
     weight_toward CONSTANT double precision := 0.5;
 BEGIN
-    liked[1] := CASE strategy WHEN 'session' THEN visrec._session(liked) ELSE visrec._mean(liked, liked_weights) END;
+    taste := CASE strategy WHEN 'session' THEN visrec._session(liked) ELSE visrec._mean(liked, liked_weights) END;
     IF disliked IS NOT NULL THEN
-        liked[1] := visrec._blend(liked[1], 1, visrec._mean(disliked, disliked_weights), -weight_disliked);
+        taste := visrec._apart(taste, visrec._mean(disliked, disliked_weights));
     END IF;
+    taste := visrec._unit(taste);
     IF toward IS NOT NULL THEN
-        liked[2] := visrec._query_vector(relation, NULL, NULL, toward);
-        liked[1] := visrec._blend(visrec._unit(liked[1]), 1 - weight_toward, liked[2], weight_toward);
+        liked[1] := visrec._query_vector(relation, NULL, NULL, toward);
+        taste := visrec._unit(visrec._blend(taste, 1 - weight_toward, liked[1], weight_toward));
     END IF;
-    RETURN visrec._unit(liked[1]);
 END
 $$;
-COMMENT ON FUNCTION visrec._taste(regclass, jsonb, vector[], double precision[], vector[], double precision[], text, text) IS
+COMMENT ON FUNCTION visrec._taste(regclass, vector[], double precision[], vector[], double precision[], text, text) IS
     'The unit vector that stands for a taste, by strategy mean or session, moved half-way toward a text.';
 
 CREATE OR REPLACE FUNCTION visrec._unit(v vector) RETURNS vector
@@ -770,7 +826,9 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN l2_normalize(v);
 COMMENT ON FUNCTION visrec._unit(vector) IS 'The vector of length 1 in the same direction.';
 
-CREATE OR REPLACE FUNCTION visrec._check_recommend(liked anyarray, strategy text, diversity double precision) RETURNS void
+CREATE OR REPLACE FUNCTION visrec._check_recommend(liked text[], strategy text, diversity double precision,
+    liked_weights double precision[] DEFAULT NULL, disliked text[] DEFAULT '{}', disliked_weights double precision[] DEFAULT NULL)
+RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF coalesce(cardinality(liked), 0) = 0 THEN
@@ -784,52 +842,64 @@ BEGIN
     ELSIF diversity IS NULL OR NOT diversity BETWEEN 0 AND 1 THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('diversity is between 0 and 1, not %s', coalesce(diversity::text, 'NULL'));
+    ELSIF num_nonnulls(liked_weights, disliked_weights, array_position(liked, NULL), array_position(disliked, NULL)) > 0 THEN
+        PERFORM visrec._check_weights(liked_weights, liked, 'liked');
+        PERFORM visrec._check_weights(disliked_weights, disliked, 'disliked');
     END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._check_recommend(anyarray, text, double precision) IS 'An error for arguments that make no taste.';
+COMMENT ON FUNCTION visrec._check_recommend(text[], text, double precision, double precision[], text[], double precision[]) IS 'An error for arguments that make no taste.';
 
-CREATE OR REPLACE FUNCTION visrec._no_taste(relation regclass, liked integer) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE OR REPLACE FUNCTION visrec.taste(relation regclass, liked anyarray, disliked anyarray,
+    strategy text DEFAULT 'mean', toward text DEFAULT NULL, liked_weights double precision[] DEFAULT NULL,
+    disliked_weights double precision[] DEFAULT NULL) RETURNS vector
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    config jsonb := visrec._attachment(relation);
+    i record;
 BEGIN
-    RAISE no_data_found USING
-        MESSAGE = format('none of the %s liked rows has a vector', liked),
-        HINT = format('SELECT * FROM visrec.coverage(%L);', relation);
+    PERFORM visrec._made_function(relation, config, 'visrec_nearest_');     -- not in tables attached before 0.2.0
+    disliked := coalesce(disliked, liked[1:0]);
+    PERFORM visrec._check_recommend(liked::text[], strategy, 0, liked_weights, disliked::text[], disliked_weights);
+    IF strategy = 'best_score' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'best_score compares with each liked row: there is no one vector for it',
+            HINT = 'Strategies with one: mean, session.';
+    END IF;
+    EXECUTE visrec._inputs_statement(visrec._search_names(relation, config), '{$1,$2,$3,$4}')
+        INTO i USING liked::text[], liked_weights, disliked::text[], disliked_weights;
+    PERFORM visrec._check_inputs(relation, cardinality(liked || disliked), i.missing, i.bare, i.other, i.likes IS NULL);
+    RETURN visrec._taste(relation, i.likes, i.like_weights, i.dislikes, i.dislike_weights, strategy, toward);
 END
 $$;
-COMMENT ON FUNCTION visrec._no_taste(regclass, integer) IS 'An error: there is nothing to make a taste of.';
+COMMENT ON FUNCTION visrec.taste(regclass, anyarray, anyarray, text, text, double precision[], double precision[]) IS
+    'The unit vector that stands for what somebody liked and disliked. mean: the weighted mean of the liked minus half '
+    'the weighted mean of the disliked; session: the liked in order of time, s := α·s + (1 − α)·f(v) with '
+    'α = (cos(f(v), s) + 1) / 2, minus the same. toward: moved half-way to a text.';
 
-CREATE OR REPLACE FUNCTION visrec._recommend(relation regclass, liked text[], liked_weights double precision[], disliked text[],
-    disliked_weights double precision[], seen text[], k integer, strategy text, filter jsonb,
-    max_distance double precision, diversity double precision, toward text)
+CREATE OR REPLACE FUNCTION visrec.taste(relation regclass, liked anyarray, strategy text DEFAULT 'mean',
+    toward text DEFAULT NULL, liked_weights double precision[] DEFAULT NULL) RETURNS vector
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT visrec.taste(relation, liked, liked[1:0], strategy, toward, liked_weights)
+$$;
+COMMENT ON FUNCTION visrec.taste(regclass, anyarray, text, text, double precision[]) IS
+    'The unit vector that stands for what somebody liked; see the form with disliked.';
+
+CREATE OR REPLACE FUNCTION visrec._recommend(candidates_statement text, strategy text, taste vector, likes vector[],
+    dislikes vector[], excluded text[], k integer, filter jsonb, max_distance double precision, diversity double precision)
 RETURNS TABLE (id text, similarity double precision, place bigint)
 LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-    config jsonb := visrec._attachment(relation);
-    likes record;
-    dislikes record;
-    target record;
     pool integer := CASE WHEN diversity > 0 THEN least(greatest(5 * k, 100), greatest(1000, k)) ELSE k END;
     candidates record;
-    excluded text[];
 BEGIN
     PERFORM visrec._check_search(k, max_distance);
-    PERFORM visrec._check_recommend(liked, strategy, diversity);
-    SELECT * INTO likes FROM visrec._inputs(relation, config, liked, liked_weights, 'liked');
-    SELECT * INTO dislikes FROM visrec._inputs(relation, config, disliked, disliked_weights, 'disliked');
-    IF likes.vectors IS NULL THEN
-        PERFORM visrec._no_taste(relation, cardinality(liked));
-    END IF;
-    excluded := liked || disliked || seen;
     IF strategy = 'best_score' THEN
-        SELECT * INTO candidates FROM visrec._best_scores(relation, config, likes.vectors, dislikes.vectors, excluded,
-            pool, filter, max_distance);
+        candidates := visrec._best_scores(candidates_statement, likes, dislikes, excluded, pool, filter, max_distance);
     ELSE
-        SELECT visrec._taste(relation, config, likes.vectors, likes.weights_used, dislikes.vectors,
-            dislikes.weights_used, strategy, toward) AS vector INTO target;
-        SELECT * INTO candidates FROM visrec._candidates(relation, config, target.vector, excluded, pool, filter,
-            max_distance);
+        candidates := visrec._candidates(candidates_statement, taste, excluded, pool, filter, max_distance);
     END IF;
     IF diversity = 0 THEN
         RETURN QUERY SELECT c.key, c.score, c.n
@@ -841,29 +911,33 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._recommend(regclass, text[], double precision[], text[], double precision[], text[], integer,
-    text, jsonb, double precision, double precision, text) IS
-    'What recommend_<table> returns: keys and scores, best first.';
+COMMENT ON FUNCTION visrec._recommend(text, text, vector, vector[], vector[], text[], integer, jsonb, double precision,
+    double precision) IS
+    'What recommend_<table> returns where that is not simply what is nearest to a taste: keys and scores, best first.';
 
-CREATE OR REPLACE FUNCTION visrec._candidates(relation regclass, config jsonb, query vector, excluded text[], k integer,
-    filter jsonb, max_distance double precision, OUT keys text[], OUT scores double precision[], OUT vectors vector[])
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    names jsonb := visrec._search_names(relation, config);
-BEGIN
-    EXECUTE visrec._fill($query$
+CREATE OR REPLACE FUNCTION visrec._candidates_statement(names jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- $1 vector, $2 k, $3 filter, $4 max_distance, $5 excluded keys
+    SELECT visrec._fill($query$
         SELECT array_agg(@key_text@ ORDER BY s.n), array_agg(s.similarity ORDER BY s.n), array_agg(t.@vector@ ORDER BY s.n)
         FROM (SELECT r.id, r.similarity, row_number() OVER () AS n
               FROM @nearest@($1, $2, $3, $4, ($5)::@key_type@[]) AS r) AS s
         JOIN @table@ AS t ON t.@key@ @equals@ s.id
         $query$, names)
-    INTO keys, scores, vectors USING query, k, filter, max_distance, excluded;
+$$;
+COMMENT ON FUNCTION visrec._candidates_statement(jsonb) IS 'The statement that visrec._candidates runs.';
+
+CREATE OR REPLACE FUNCTION visrec._candidates(statement text, query vector, excluded text[], k integer, filter jsonb,
+    max_distance double precision, OUT keys text[], OUT scores double precision[], OUT vectors vector[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE statement INTO keys, scores, vectors USING query, k, filter, max_distance, excluded;
 END
 $$;
-COMMENT ON FUNCTION visrec._candidates(regclass, jsonb, vector, text[], integer, jsonb, double precision) IS
+COMMENT ON FUNCTION visrec._candidates(text, vector, text[], integer, jsonb, double precision) IS
     'The k rows nearest to a vector: keys, similarities and vectors, best first.';
 
-CREATE OR REPLACE FUNCTION visrec._best_scores(relation regclass, config jsonb, liked vector[], disliked vector[], excluded text[],
+CREATE OR REPLACE FUNCTION visrec._best_scores(candidates_statement text, liked vector[], disliked vector[], excluded text[],
     k integer, filter jsonb, max_distance double precision,
     OUT keys text[], OUT scores double precision[], OUT vectors vector[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -883,7 +957,7 @@ BEGIN
                 SELECT u.key, (array_agg(u.vector))[1] AS vector, max(u.score) AS near,
                        (SELECT max(visrec._cosine((array_agg(u.vector))[1], d)) FROM unnest(disliked) AS d) AS far
                 FROM unnest(liked) AS l,
-                     visrec._candidates(relation, config, l, excluded, pool, filter, max_distance) AS c,
+                     visrec._candidates(candidates_statement, l, excluded, pool, filter, max_distance) AS c,
                      unnest(c.keys, c.scores, c.vectors) AS u (key, score, vector)
                 GROUP BY u.key
             ) AS c
@@ -897,7 +971,7 @@ BEGIN
     vectors := vectors[:k];
 END
 $$;
-COMMENT ON FUNCTION visrec._best_scores(regclass, jsonb, vector[], vector[], text[], integer, jsonb, double precision) IS
+COMMENT ON FUNCTION visrec._best_scores(text, vector[], vector[], text[], integer, jsonb, double precision) IS
     'Candidates by the best of their cosines with the liked posts; where a disliked one is nearer, by minus the square '
     'of that cosine, so that they come last (as Qdrant''s best_score).';
 
@@ -928,44 +1002,6 @@ COMMENT ON FUNCTION visrec._diversify(vector[], double precision[], integer, dou
     'Places of k of the candidates by maximal marginal relevance (Carbonell and Goldstein 1998): next is always the one '
     'with the greatest (1 − diversity) · score − diversity · greatest cosine with those already taken.';
 
-CREATE OR REPLACE FUNCTION visrec.taste(relation regclass, liked anyarray, disliked anyarray,
-    strategy text DEFAULT 'mean', toward text DEFAULT NULL, liked_weights double precision[] DEFAULT NULL,
-    disliked_weights double precision[] DEFAULT NULL) RETURNS vector
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    config jsonb := visrec._attachment(relation);
-    likes record;
-    dislikes record;
-BEGIN
-    PERFORM visrec._check_recommend(liked, strategy, 0);
-    IF strategy = 'best_score' THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'best_score compares with each liked post: there is no one vector for it',
-            HINT = 'Strategies with one: mean, session.';
-    END IF;
-    SELECT * INTO likes FROM visrec._inputs(relation, config, liked::text[], liked_weights, 'liked');
-    SELECT * INTO dislikes
-    FROM visrec._inputs(relation, config, coalesce(disliked::text[], '{}'), disliked_weights, 'disliked');
-    IF likes.vectors IS NULL THEN
-        PERFORM visrec._no_taste(relation, cardinality(liked));
-    END IF;
-    RETURN visrec._taste(relation, config, likes.vectors, likes.weights_used, dislikes.vectors, dislikes.weights_used,
-        strategy, toward);
-END
-$$;
-COMMENT ON FUNCTION visrec.taste(regclass, anyarray, anyarray, text, text, double precision[], double precision[]) IS
-    'The unit vector that stands for what somebody liked and disliked. mean: the weighted mean of the liked minus half '
-    'the weighted mean of the disliked; session: the liked in order of time, s := α·s + (1 − α)·f(v) with '
-    'α = (cos(f(v), s) + 1) / 2, minus the same. toward: moved half-way to a text.';
-
-CREATE OR REPLACE FUNCTION visrec.taste(relation regclass, liked anyarray, strategy text DEFAULT 'mean',
-    toward text DEFAULT NULL, liked_weights double precision[] DEFAULT NULL) RETURNS vector
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT visrec.taste(relation, liked, liked[1:0], strategy, toward, liked_weights)
-$$;
-COMMENT ON FUNCTION visrec.taste(regclass, anyarray, text, text, double precision[]) IS
-    'The unit vector that stands for what somebody liked; see the form with disliked.';
-
 CREATE OR REPLACE FUNCTION visrec._weighted(pairs jsonb, OUT liked text[], OUT liked_weights double precision[], OUT disliked text[],
     OUT disliked_weights double precision[])
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -993,6 +1029,48 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names jsonb := visrec._search_names(relation, config);
 BEGIN
+    RETURN NEXT visrec._make_function(relation, config, 'recommend_', '',
+        arguments => visrec._fill('@key_type@[], @key_type@[], integer, text, jsonb, double precision, '
+            'double precision, text, @key_type@[], double precision[], double precision[]', names),
+        declaration => visrec._fill(
+            'liked @key_type@[], disliked @key_type@[] DEFAULT ''{}'', k integer DEFAULT 10, strategy text DEFAULT ''mean'', '
+            'filter jsonb DEFAULT NULL, max_distance double precision DEFAULT NULL, diversity double precision DEFAULT 0, '
+            'toward text DEFAULT NULL, seen @key_type@[] DEFAULT ''{}'', liked_weights double precision[] DEFAULT NULL, '
+            'disliked_weights double precision[] DEFAULT NULL, '
+            'OUT id @key_type@, OUT similarity double precision, OUT @image@ @image_type@@shown@) '
+            -- planned once a session
+            'RETURNS SETOF record LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp '
+            'SET plan_cache_mode = force_generic_plan', names),
+        comment => format('k rows of %s for the taste that liked and disliked rows show, best first, without those and '
+            'the seen ones. strategy: mean, session (liked in order of time) or best_score; diversity: 0 to 1; toward: a '
+            'text to steer by.', relation),
+        body => visrec._fill($body$
+#variable_conflict use_column
+DECLARE
+    liked_keys text[] := $1::text[];
+    disliked_keys text[] := coalesce($2, '{}')::text[];
+    i record;
+    taste @vector_schema@.vector;
+    excluded @key_type@[] := $1 || coalesce($2, '{}') || coalesce($9, '{}');
+BEGIN
+    PERFORM visrec._check_recommend(liked_keys, $4, $7, $10, disliked_keys, $11);
+    @inputs@ INTO i;
+    PERFORM visrec._check_inputs(@relation@, cardinality(liked_keys || disliked_keys), i.missing, i.bare, i.other, i.likes IS NULL);
+    IF $4 <> 'best_score' THEN
+        taste := visrec._taste(@relation@, i.likes, i.like_weights, i.dislikes, i.dislike_weights, $4, $8);
+        IF $7 = 0 THEN
+            RETURN QUERY SELECT * FROM @nearest@(taste, $3, $5, $6, excluded);
+            RETURN;
+        END IF;
+    END IF;
+    RETURN QUERY
+        SELECT t.@key@, r.similarity, t.@image@@selected@
+        FROM visrec._recommend(@candidates@, $4, taste, i.likes, i.dislikes, excluded::text[], $3, $5, $6, $7) AS r
+        JOIN @table@ AS t ON t.@key@ @equals@ r.id::@key_type@
+        ORDER BY r.place;
+END
+$body$, names || jsonb_build_object('candidates', quote_literal(visrec._candidates_statement(names)),
+            'inputs', visrec._inputs_statement(names, '{liked_keys,$10,disliked_keys,$11}'))));
     RETURN NEXT visrec._make_function(relation, config, 'recommend_', '_weighted',
         arguments => 'jsonb, integer, text, jsonb, double precision, double precision, text, ' || (names ->> 'key_type') || '[]',
         declaration => visrec._fill(
@@ -1008,37 +1086,9 @@ BEGIN
 DECLARE
     w record;
 BEGIN
-    SELECT * INTO w FROM visrec._weighted($1);
-    RETURN QUERY
-        SELECT t.@key@, r.similarity, t.@image@@selected@
-        FROM visrec._recommend(@relation@, w.liked, w.liked_weights, w.disliked, w.disliked_weights,
-            coalesce($8, '{}')::text[], $2, $3, $4, $5, $6, $7) AS r
-        JOIN @table@ AS t ON t.@key@ @equals@ r.id::@key_type@
-        ORDER BY r.place;
-END
-$body$, names));
-    RETURN NEXT visrec._make_function(relation, config, 'recommend_', '',
-        arguments => visrec._fill('@key_type@[], @key_type@[], integer, text, jsonb, double precision, '
-            'double precision, text, @key_type@[], double precision[], double precision[]', names),
-        declaration => visrec._fill(
-            'liked @key_type@[], disliked @key_type@[] DEFAULT ''{}'', k integer DEFAULT 10, strategy text DEFAULT ''mean'', '
-            'filter jsonb DEFAULT NULL, max_distance double precision DEFAULT NULL, diversity double precision DEFAULT 0, '
-            'toward text DEFAULT NULL, seen @key_type@[] DEFAULT ''{}'', liked_weights double precision[] DEFAULT NULL, '
-            'disliked_weights double precision[] DEFAULT NULL, '
-            'OUT id @key_type@, OUT similarity double precision, OUT @image@ @image_type@@shown@) '
-            'RETURNS SETOF record LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp', names),
-        comment => format('k rows of %s for the taste that liked and disliked rows show, best first, without those and '
-            'the seen ones. strategy: mean, session (liked in order of time) or best_score; diversity: 0 to 1; toward: a '
-            'text to steer by.', relation),
-        body => visrec._fill($body$
-#variable_conflict use_column
-BEGIN
-    RETURN QUERY
-        SELECT t.@key@, r.similarity, t.@image@@selected@
-        FROM visrec._recommend(@relation@, $1::text[], $10, coalesce($2, '{}')::text[], $11, coalesce($9, '{}')::text[],
-            $3, $4, $5, $6, $7, $8) AS r
-        JOIN @table@ AS t ON t.@key@ @equals@ r.id::@key_type@
-        ORDER BY r.place;
+    w := visrec._weighted($1);
+    RETURN QUERY SELECT * FROM @recommend@(w.liked::@key_type@[], w.disliked::@key_type@[], $2, $3, $4, $5, $6, $7, $8,
+        w.liked_weights, w.disliked_weights);
 END
 $body$, names));
 END
@@ -1150,12 +1200,8 @@ BEGIN
         RAISE NOTICE 'user % has liked nothing', coalesce($1::text, 'NULL');
         RETURN;
     END IF;
-    RETURN QUERY
-        SELECT t.@key@, r.similarity, t.@image@@selected@
-        FROM visrec._recommend(@relation@, h.liked, h.liked_weights, coalesce(h.disliked, '{}'), h.disliked_weights,
-            h.seen, $2, $3, $4, $5, $6, $7) AS r
-        JOIN @table@ AS t ON t.@key@ @equals@ r.id::@key_type@
-        ORDER BY r.place;
+    RETURN QUERY SELECT * FROM @recommend@(h.liked::@key_type@[], h.disliked::@key_type@[], $2, $3, $4, $5, $6, $7,
+        h.seen::@key_type@[], h.liked_weights, h.disliked_weights);
 END
 $body$, names));
 END
@@ -2441,7 +2487,7 @@ RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM visrec._check_evaluation(k, sample);
-    PERFORM visrec._check_recommend('{0}'::integer[], s, 0) FROM unnest(strategies) AS s;
+    PERFORM visrec._check_recommend('{0}', s, 0) FROM unnest(strategies) AS s;
     IF coalesce(cardinality(strategies), 0) = 0 THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'strategies must name at least one',

@@ -149,42 +149,53 @@ CREATE FUNCTION visrec._names(relation oid, config jsonb,
     OUT "table" text, OUT key text, OUT key_type text, OUT equals text, OUT greater text,
     OUT image text, OUT image_type text, OUT vector text, OUT vector_type text, OUT vector_schema text,
     OUT key_text text, OUT source text, OUT source_value text, OUT stale text, OUT unembedded text)
--- Every INSERT asks, so it is planned once a session, and in the order written: planning costs 4 ms, not running.
+-- Every INSERT asks, so it is planned once a session; in small statements, whose plans take little of its memory.
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET join_collapse_limit = 1 AS $$
+DECLARE
+    part record;
+    key_number smallint;
+    image_base oid;
 BEGIN
-    SELECT format('%I.%I', n.nspname, c.relname), quote_ident(k.attname), format_type(k.atttypid, -1),
-           format('OPERATOR(%I.%s)', eqn.nspname, eqo.oprname), format('OPERATOR(%I.%s)', gtn.nspname, gto.oprname),
-           quote_ident(i.attname), format_type(i.atttypid, i.atttypmod),
-           quote_ident(v.attname), format_type(v.atttypid, v.atttypmod), quote_ident(vn.nspname),
-           visrec._key_text('t.' || quote_ident(k.attname), coalesce(nullif(kt.typbasetype, 0), kt.oid)),
-           quote_ident(s.attname),
-           format('visrec._source(t.%I::%s, %s)', i.attname,
-               CASE coalesce(nullif(it.typbasetype, 0), it.oid) WHEN 'bytea'::regtype THEN 'bytea' ELSE 'text' END,
-               visrec._weights(config ->> 'fingerprint'))
-    INTO "table", key, key_type, equals, greater, image, image_type, vector, vector_type, vector_schema,
-         key_text, source, source_value
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_attribute AS k ON k.attrelid = c.oid AND k.attname = config ->> 'key_column' AND k.attnum > 0
-    JOIN pg_type AS kt ON kt.oid = k.atttypid
-    JOIN pg_attribute AS i ON i.attrelid = c.oid AND i.attname = config ->> 'image_column' AND i.attnum > 0
-    JOIN pg_type AS it ON it.oid = i.atttypid
-    JOIN pg_attribute AS v ON v.attrelid = c.oid AND v.attname = config ->> 'vector_column' AND v.attnum > 0
-    LEFT JOIN pg_attribute AS s ON s.attrelid = c.oid AND s.attname = config ->> 'source_column' AND s.attnum > 0
-    JOIN pg_type AS vt ON vt.oid = v.atttypid
-    JOIN pg_namespace AS vn ON vn.oid = vt.typnamespace
-    JOIN pg_index AS x ON x.indrelid = c.oid AND x.indisprimary AND x.indkey[0] = k.attnum
-    JOIN pg_opclass AS o ON o.oid = x.indclass[0]
-    JOIN pg_amop AS eq ON eq.amopfamily = o.opcfamily AND eq.amopstrategy = 3
-        AND eq.amoplefttype = o.opcintype AND eq.amoprighttype = o.opcintype
-    JOIN pg_operator AS eqo ON eqo.oid = eq.amopopr
-    JOIN pg_namespace AS eqn ON eqn.oid = eqo.oprnamespace
-    JOIN pg_amop AS gt ON gt.amopfamily = o.opcfamily AND gt.amopstrategy = 5
-        AND gt.amoplefttype = o.opcintype AND gt.amoprighttype = o.opcintype
-    JOIN pg_operator AS gto ON gto.oid = gt.amopopr
-    JOIN pg_namespace AS gtn ON gtn.oid = gto.oprnamespace
-    WHERE c.oid = relation;
+    FOR part IN
+        SELECT a.attname, a.attnum, a.atttypid, a.atttypmod, quote_ident(a.attname) AS name, t.typnamespace,
+               coalesce(nullif(t.typbasetype, 0), t.oid) AS base
+        FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attname IN (config ->> 'key_column',
+            config ->> 'image_column', config ->> 'vector_column', config ->> 'source_column')
+    LOOP
+        CASE part.attname
+            WHEN config ->> 'key_column' THEN
+                key := part.name;
+                key_number := part.attnum;
+                key_type := format_type(part.atttypid, -1);
+                key_text := visrec._key_text('t.' || part.name, part.base);
+            WHEN config ->> 'image_column' THEN
+                image := part.name;
+                image_type := format_type(part.atttypid, part.atttypmod);
+                image_base := part.base;
+            WHEN config ->> 'vector_column' THEN
+                vector := part.name;
+                vector_type := format_type(part.atttypid, part.atttypmod);
+                vector_schema := part.typnamespace::regnamespace;
+            ELSE source := part.name;
+        END CASE;
+    END LOOP;
+    SELECT min(format('OPERATOR(%s.%s)', p.oprnamespace::regnamespace, p.oprname)) FILTER (WHERE o.amopstrategy = 3),
+           min(format('OPERATOR(%s.%s)', p.oprnamespace::regnamespace, p.oprname)) FILTER (WHERE o.amopstrategy = 5)
+    INTO equals, greater
+    FROM pg_index AS x
+    JOIN pg_opclass AS c ON c.oid = x.indclass[0]
+    JOIN pg_amop AS o ON o.amopfamily = c.opcfamily AND o.amopstrategy IN (3, 5)
+        AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
+    JOIN pg_operator AS p ON p.oid = o.amopopr
+    WHERE x.indrelid = relation AND x.indisprimary AND x.indkey[0] = key_number;
+    IF num_nulls(key, image, vector, equals) > 0 THEN
+        RETURN;     -- without a table: one of its columns is gone
+    END IF;
+    "table" := relation::regclass;
+    source_value := format('visrec._source(t.%s::%s, %s)', image,
+        CASE image_base WHEN 'bytea'::regtype THEN 'bytea' ELSE 'text' END, visrec._weights(config ->> 'fingerprint'));
     -- A vector without a source is its owner's word: not looked into.
     stale := CASE WHEN source IS NULL THEN 'false' ELSE format(
         '(t.%1$s IS NOT NULL AND t.%2$s IS NOT NULL AND t.%2$s IS DISTINCT FROM %3$s)', vector, source, source_value) END;

@@ -110,7 +110,9 @@ BEGIN
         'argument_text', visrec._key_text('$1', visrec._base_type(to_regtype(names ->> 'key_type'))),
         'distance', format('OPERATOR(%s.<=>)', names ->> 'vector_schema'),
         'nearest', format('%I.%I', config ->> 'functions_schema',
-            visrec._function_name('visrec_nearest_', config ->> 'functions_name')));
+            visrec._function_name('visrec_nearest_', config ->> 'functions_name')),
+        'recommend', format('%I.%I', config ->> 'functions_schema',
+            visrec._function_name('recommend_', config ->> 'functions_name')));
     names := names || visrec._index_names(names, config);
     -- Parts of statements that are put together when a search runs: $1 the filter, $2 the vector, $3 excluded keys, $4 k.
     RETURN names || jsonb_build_object(
@@ -198,7 +200,8 @@ BEGIN
         declaration => visrec._fill(
             'query @vector_schema@.vector, k integer, filter jsonb, max_distance double precision, '
             'excluded @key_type@[], OUT id @key_type@, OUT similarity double precision, OUT @image@ @image_type@@shown@) '
-            'RETURNS SETOF record LANGUAGE plpgsql STABLE ROWS 10 @settings@', names),
+            'RETURNS SETOF record LANGUAGE plpgsql STABLE ROWS 10 @settings@ SET plan_cache_mode = force_generic_plan '
+            'SET enable_sort = off', names),
         comment => format('The k rows of %s nearest to a vector, best first, without the excluded ones: what its search '
             'functions call.', relation),
         body => visrec._fill($body$
@@ -211,12 +214,12 @@ DECLARE
     condition text := 'true';
     exact boolean := @exact@;       -- more than the index finds in one go
     pool CONSTANT integer := @pool@;
+    query_vector CONSTANT @vector_schema@.vector := @vector_schema@.subvector(query, 1, 16000);     -- a copy, see similar_
     ids @key_type@[];
     width integer;
     previous text;
 BEGIN
     PERFORM visrec._check_search(k, max_distance);
-    query := @vector_schema@.subvector(query, 1, 16000);    -- a copy, see similar_
     IF filter IS NOT NULL THEN
         condition := visrec._condition(@relation@, filter);
         estimate := visrec._estimate(@relation@, condition, filter);
@@ -229,21 +232,26 @@ BEGIN
         IF previous::integer < width THEN
             PERFORM set_config(@width_setting@, width::text, true);
         END IF;
-        EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query, excluded, pool;
+        IF filter IS NULL THEN
+            ids := ARRAY(SELECT t.@key@ FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY (excluded)
+                ORDER BY @order_by_variable@ LIMIT pool);
+        ELSE
+            EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query_vector, excluded, pool;
+        END IF;
         PERFORM set_config(@width_setting@, previous, true);
         exact := coalesce(cardinality(ids), 0) < pool;  -- the index ran dry
     END IF;
     IF exact THEN
-        EXECUTE @select_keys@ || condition || @one_by_one@ INTO ids USING filter, query, excluded, k;
+        EXECUTE @select_keys@ || condition || @one_by_one@ INTO ids USING filter, query_vector, excluded, k;
     END IF;
     RETURN QUERY
         SELECT t.@key@,
                CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
-                    ELSE 1 - (t.@vector@ @distance@ query) END,
+                    ELSE 1 - (t.@vector@ @distance@ query_vector) END,
                t.@image@@selected@
         FROM @table@ AS t
-        WHERE t.@key@ @equals@ ANY (ids) AND (max_distance IS NULL OR t.@vector@ @distance@ query <= max_distance)
-        ORDER BY (t.@vector@ @distance@ query) + 0, t.@key@ LIMIT k;
+        WHERE t.@key@ @equals@ ANY (ids) AND (max_distance IS NULL OR t.@vector@ @distance@ query_vector <= max_distance)
+        ORDER BY (t.@vector@ @distance@ query_vector) + 0, t.@key@ LIMIT k;
 END
 $body$, names));
 END

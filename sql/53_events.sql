@@ -105,12 +105,8 @@ BEGIN
         RAISE NOTICE 'user % has liked nothing', coalesce($1::text, 'NULL');
         RETURN;
     END IF;
-    RETURN QUERY
-        SELECT t.@key@, r.similarity, t.@image@@selected@
-        FROM visrec._recommend(@relation@, h.liked, h.liked_weights, coalesce(h.disliked, '{}'), h.disliked_weights,
-            h.seen, $2, $3, $4, $5, $6, $7) AS r
-        JOIN @table@ AS t ON t.@key@ @equals@ r.id::@key_type@
-        ORDER BY r.place;
+    RETURN QUERY SELECT * FROM @recommend@(h.liked::@key_type@[], h.disliked::@key_type@[], $2, $3, $4, $5, $6, $7,
+        h.seen::@key_type@[], h.liked_weights, h.disliked_weights);
 END
 $body$, names));
 END

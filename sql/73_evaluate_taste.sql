@@ -5,7 +5,7 @@ RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM visrec._check_evaluation(k, sample);
-    PERFORM visrec._check_recommend('{0}'::integer[], s, 0) FROM unnest(strategies) AS s;
+    PERFORM visrec._check_recommend('{0}', s, 0) FROM unnest(strategies) AS s;
     IF coalesce(cardinality(strategies), 0) = 0 THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'strategies must name at least one',
