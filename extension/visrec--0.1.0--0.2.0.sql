@@ -2709,7 +2709,7 @@ CREATE OR REPLACE FUNCTION visrec.selftest(OUT "check" text, OUT ok boolean, OUT
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     root text;
-    model visrec.model;
+    registered visrec.model;
     answer jsonb;
     cosine double precision;
 BEGIN
@@ -2720,13 +2720,13 @@ BEGIN
         advice := CASE WHEN NOT ok THEN 'Make it, or SELECT visrec.set(''image_roots'', …).' END;
         RETURN NEXT;
     END LOOP;
-    FOR model IN SELECT m.* FROM visrec.model AS m ORDER BY m.name LOOP
-        "check" := format('model %s', model.name);
-        answer := visrec._embed(model.name, NULL, visrec._test_picture(), NULL);
-        cosine := visrec._cosine(answer ->> 'embedding', model.reference::text);
+    FOR registered IN SELECT m.* FROM visrec.model AS m ORDER BY m.name LOOP
+        "check" := format('model %s', registered.name);
+        answer := visrec._embed(registered.name, NULL, visrec._test_picture(), NULL);
+        cosine := visrec._cosine(answer ->> 'embedding', registered.reference::text);
         -- The numbers it is computed in may have changed since: half or 8-bit ones are rounded.
         ok := coalesce(cosine >= CASE WHEN EXISTS (SELECT FROM visrec.encoder_status() AS e
-            WHERE e.model = selftest.model.name AND e.precision <> 'f32') THEN 0.99 ELSE 0.999 END, false);
+            WHERE e.model = registered.name AND e.precision <> 'f32') THEN 0.99 ELSE 0.999 END, false);
         result := coalesce(answer -> 'error' ->> 'message', 'cosine with its reference ' || round(cosine::numeric, 5),
             'vectors of another length than when it was registered');
         advice := CASE WHEN NOT ok THEN coalesce(answer -> 'error' ->> 'hint',
