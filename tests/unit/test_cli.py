@@ -132,6 +132,8 @@ def command(directory: Path, url: str, *arguments: str) -> subprocess.Popen[str]
             "VISREC_MODEL_DIRECTORY": str(directory),
         },
         umask=0o077,
+        # Where the tests themselves run in the background, SIGINT is ignored, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
 
 
