@@ -506,6 +506,7 @@ BEGIN
 DECLARE
     query_vector @vector_schema@.vector;
     query_source bigint;
+    @reduced_query@
     width integer;
     previous text;
 BEGIN
@@ -527,6 +528,7 @@ BEGIN
         RETURN QUERY SELECT * FROM @nearest@(query_vector, k, filter, max_distance, ARRAY[$1]);
         RETURN;
     END IF;
+    @reduce_query@
     width := @width@;
     previous := current_setting(@width_setting@);
     IF previous::integer < width THEN
@@ -576,6 +578,7 @@ DECLARE
     exact boolean := @exact@;       -- more than the index finds in one go
     pool CONSTANT integer := @pool@;
     query_vector CONSTANT @vector_schema@.vector := @vector_schema@.subvector(query, 1, 16000);     -- a copy, see similar_
+    @reduced_query@
     ids @key_type@[];
     width integer;
     previous text;
@@ -594,6 +597,7 @@ BEGIN
             PERFORM set_config(@width_setting@, width::text, true);
         END IF;
         IF filter IS NULL THEN
+            @reduce_query@
             ids := ARRAY(SELECT t.@key@ FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY (excluded)
                 ORDER BY @order_by_variable@ LIMIT pool);
         ELSE
@@ -1672,6 +1676,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parts record;
     ordering text;
+    variable text;              -- what a projection is kept in, which would be made anew for each row
+    reduce_query text := '';
     -- How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly, and fewer
     -- numbers, too.
     pool text := 'k';
@@ -1683,7 +1689,12 @@ BEGIN
     SELECT * INTO parts FROM visrec._index_parts(names, config);
     ordering := visrec._fill(parts.expression, parts.fill || jsonb_build_object('it', 't.' || (names ->> 'vector')))
         || ' ' || parts.operator || ' ';
-    IF parts.method IN ('hnsw_binary', 'hnsw_reduced') THEN
+    IF parts.method = 'hnsw_reduced' THEN
+        pool := 'greatest(10 * least(k, 1000), 100)';
+        width := 'least(greatest(10 * k, 100) + 1, 1000)';
+        variable := 'reduced_query';
+        reduce_query := visrec._fill('reduced_query := @reduction@(query_vector);', parts.fill);
+    ELSIF parts.method = 'hnsw_binary' THEN
         pool := 'greatest(20 * least(k, 1000), 200)';
         width := 'least(greatest(20 * k, 200) + 1, 1000)';
     ELSIF parts.method = 'ivfflat' THEN
@@ -1701,7 +1712,10 @@ BEGIN
             || CASE parts.method WHEN 'ivfflat' THEN 'SET ivfflat.iterative_scan = relaxed_order'
                ELSE 'SET hnsw.iterative_scan = strict_order' END,
         -- as the index has it, or the planner does not use it
-        'order_by_variable', ordering || visrec._fill(parts.expression, parts.fill || '{"it": "query_vector"}'),
+        'order_by_variable', ordering || coalesce(variable,
+            visrec._fill(parts.expression, parts.fill || '{"it": "query_vector"}')),
+        'reduced_query', CASE WHEN variable IS NULL THEN '' ELSE format('reduced_query %s.vector;', names ->> 'vector_schema') END,
+        'reduce_query', reduce_query,
         'order_by_parameter', ordering || visrec._fill(parts.expression, parts.fill || '{"it": "$2"}'));
 END
 $$;
@@ -1917,10 +1931,12 @@ BEGIN
             'IMMUTABLE STRICT PARALLEL SAFE', names),
         comment => format('A vector of %s on %s principal components, fitted to the vectors of the model with the '
             'fingerprint %s.', relation, jsonb_array_length(components), config ->> 'fingerprint'),
-        -- One expression, which PL/pgSQL evaluates by itself: 20 µs for 128 of 512 numbers. <#> is minus the inner product.
-        body => visrec._fill(E'\nBEGIN\n    RETURN ARRAY[\n@rows@\n    ]::@vector_schema@.vector;\nEND\n',
+        -- One expression, which PL/pgSQL evaluates by itself, on a copy: the vector in the table would be fetched for
+        -- each component. <#> is minus the inner product.
+        body => visrec._fill(E'\nDECLARE\n    v CONSTANT @vector_schema@.vector := @vector_schema@.subvector($1, 1, 16000);\n'
+            'BEGIN\n    RETURN ARRAY[\n@rows@\n    ]::@vector_schema@.vector;\nEND\n',
             names || jsonb_build_object('rows', (
-                SELECT string_agg(visrec._fill('        @row@::@vector_schema@.vector OPERATOR(@vector_schema@.<#>) $1',
+                SELECT string_agg(visrec._fill('        @row@::@vector_schema@.vector OPERATOR(@vector_schema@.<#>) v',
                     names || jsonb_build_object('row', quote_literal(c.row))), E',\n' ORDER BY c.n)
                 FROM jsonb_array_elements_text(components) WITH ORDINALITY AS c (row, n)))));
     RETURN format('%I.%I', config ->> 'functions_schema',
@@ -2002,10 +2018,10 @@ END
 $$;
 COMMENT ON FUNCTION visrec.reduce(regclass, integer) IS
     'Builds the index of a table''s vectors on dims numbers instead of all: their first principal components, fitted to '
-    'at most 10,000 of them. The index shrinks; it finds candidates, 20 for each row wanted, which are compared by '
+    'at most 10,000 of them. The index shrinks; it finds candidates, 10 for each row wanted, which are compared by '
     'the vectors themselves, and those stay as they are. What is lost, for 100 rows of the sample: variance, the share of '
     'the variance that is kept; neighbours, of the ten nearest rows those that are also among the ten nearest by the '
-    'components alone; recall, those among the 200 candidates. visrec.recall measures the whole table; visrec.reindex '
+    'components alone; recall, those among the 100 candidates. visrec.recall measures the whole table; visrec.reindex '
     'goes back. For the table''s owner. Source: Jolliffe, Principal Component Analysis, 2002.';
 REVOKE ALL ON FUNCTION visrec.reduce(regclass, integer) FROM PUBLIC;
 

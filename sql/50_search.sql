@@ -145,6 +145,7 @@ BEGIN
 DECLARE
     query_vector @vector_schema@.vector;
     query_source bigint;
+    @reduced_query@
     width integer;
     previous text;
 BEGIN
@@ -166,6 +167,7 @@ BEGIN
         RETURN QUERY SELECT * FROM @nearest@(query_vector, k, filter, max_distance, ARRAY[$1]);
         RETURN;
     END IF;
+    @reduce_query@
     width := @width@;
     previous := current_setting(@width_setting@);
     IF previous::integer < width THEN
@@ -215,6 +217,7 @@ DECLARE
     exact boolean := @exact@;       -- more than the index finds in one go
     pool CONSTANT integer := @pool@;
     query_vector CONSTANT @vector_schema@.vector := @vector_schema@.subvector(query, 1, 16000);     -- a copy, see similar_
+    @reduced_query@
     ids @key_type@[];
     width integer;
     previous text;
@@ -233,6 +236,7 @@ BEGIN
             PERFORM set_config(@width_setting@, width::text, true);
         END IF;
         IF filter IS NULL THEN
+            @reduce_query@
             ids := ARRAY(SELECT t.@key@ FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY (excluded)
                 ORDER BY @order_by_variable@ LIMIT pool);
         ELSE

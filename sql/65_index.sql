@@ -38,6 +38,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parts record;
     ordering text;
+    variable text;              -- what a projection is kept in, which would be made anew for each row
+    reduce_query text := '';
     -- How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly, and fewer
     -- numbers, too.
     pool text := 'k';
@@ -49,7 +51,12 @@ BEGIN
     SELECT * INTO parts FROM visrec._index_parts(names, config);
     ordering := visrec._fill(parts.expression, parts.fill || jsonb_build_object('it', 't.' || (names ->> 'vector')))
         || ' ' || parts.operator || ' ';
-    IF parts.method IN ('hnsw_binary', 'hnsw_reduced') THEN
+    IF parts.method = 'hnsw_reduced' THEN
+        pool := 'greatest(10 * least(k, 1000), 100)';
+        width := 'least(greatest(10 * k, 100) + 1, 1000)';
+        variable := 'reduced_query';
+        reduce_query := visrec._fill('reduced_query := @reduction@(query_vector);', parts.fill);
+    ELSIF parts.method = 'hnsw_binary' THEN
         pool := 'greatest(20 * least(k, 1000), 200)';
         width := 'least(greatest(20 * k, 200) + 1, 1000)';
     ELSIF parts.method = 'ivfflat' THEN
@@ -67,7 +74,10 @@ BEGIN
             || CASE parts.method WHEN 'ivfflat' THEN 'SET ivfflat.iterative_scan = relaxed_order'
                ELSE 'SET hnsw.iterative_scan = strict_order' END,
         -- as the index has it, or the planner does not use it
-        'order_by_variable', ordering || visrec._fill(parts.expression, parts.fill || '{"it": "query_vector"}'),
+        'order_by_variable', ordering || coalesce(variable,
+            visrec._fill(parts.expression, parts.fill || '{"it": "query_vector"}')),
+        'reduced_query', CASE WHEN variable IS NULL THEN '' ELSE format('reduced_query %s.vector;', names ->> 'vector_schema') END,
+        'reduce_query', reduce_query,
         'order_by_parameter', ordering || visrec._fill(parts.expression, parts.fill || '{"it": "$2"}'));
 END
 $$;

@@ -39,10 +39,12 @@ BEGIN
             'IMMUTABLE STRICT PARALLEL SAFE', names),
         comment => format('A vector of %s on %s principal components, fitted to the vectors of the model with the '
             'fingerprint %s.', relation, jsonb_array_length(components), config ->> 'fingerprint'),
-        -- One expression, which PL/pgSQL evaluates by itself: 20 µs for 128 of 512 numbers. <#> is minus the inner product.
-        body => visrec._fill(E'\nBEGIN\n    RETURN ARRAY[\n@rows@\n    ]::@vector_schema@.vector;\nEND\n',
+        -- One expression, which PL/pgSQL evaluates by itself, on a copy: the vector in the table would be fetched for
+        -- each component. <#> is minus the inner product.
+        body => visrec._fill(E'\nDECLARE\n    v CONSTANT @vector_schema@.vector := @vector_schema@.subvector($1, 1, 16000);\n'
+            'BEGIN\n    RETURN ARRAY[\n@rows@\n    ]::@vector_schema@.vector;\nEND\n',
             names || jsonb_build_object('rows', (
-                SELECT string_agg(visrec._fill('        @row@::@vector_schema@.vector OPERATOR(@vector_schema@.<#>) $1',
+                SELECT string_agg(visrec._fill('        @row@::@vector_schema@.vector OPERATOR(@vector_schema@.<#>) v',
                     names || jsonb_build_object('row', quote_literal(c.row))), E',\n' ORDER BY c.n)
                 FROM jsonb_array_elements_text(components) WITH ORDINALITY AS c (row, n)))));
     RETURN format('%I.%I', config ->> 'functions_schema',
@@ -124,9 +126,9 @@ END
 $$;
 COMMENT ON FUNCTION visrec.reduce(regclass, integer) IS
     'Builds the index of a table''s vectors on dims numbers instead of all: their first principal components, fitted to '
-    'at most 10,000 of them. The index shrinks; it finds candidates, 20 for each row wanted, which are compared by '
+    'at most 10,000 of them. The index shrinks; it finds candidates, 10 for each row wanted, which are compared by '
     'the vectors themselves, and those stay as they are. What is lost, for 100 rows of the sample: variance, the share of '
     'the variance that is kept; neighbours, of the ten nearest rows those that are also among the ten nearest by the '
-    'components alone; recall, those among the 200 candidates. visrec.recall measures the whole table; visrec.reindex '
+    'components alone; recall, those among the 100 candidates. visrec.recall measures the whole table; visrec.reindex '
     'goes back. For the table''s owner. Source: Jolliffe, Principal Component Analysis, 2002.';
 REVOKE ALL ON FUNCTION visrec.reduce(regclass, integer) FROM PUBLIC;

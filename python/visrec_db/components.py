@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]
 
-QUERIES, NEIGHBOURS, CANDIDATES = 100, 10, 200
+QUERIES, NEIGHBOURS, CANDIDATES = 100, 10, 100
 """The loss is measured for so many rows; a search for ten has so many candidates."""
 
 
@@ -71,7 +71,7 @@ def components(vectors: Vectors, dims: int) -> tuple[Vectors, float]:
 def loss(vectors: Vectors, found: Vectors) -> tuple[float, float]:
     """Shares of the ten nearest rows by cosine that the components leave among the nearest.
 
-    The first: among their ten nearest; the second: among their 200 nearest, which a search compares
+    The first: among their ten nearest; the second: among their 100 nearest, which a search compares
     by the vectors themselves.
     """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
