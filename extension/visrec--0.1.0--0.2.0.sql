@@ -504,28 +504,29 @@ BEGIN
         body => visrec._fill($body$
 #variable_conflict use_column
 DECLARE
-    query_vector @vector_schema@.vector;
+    -- Whatever is named in a query has a number, or a name that no column has.
+    visrec_query @vector_schema@.vector;
     query_source bigint;
     @reduced_query@
     width integer;
     previous text;
 BEGIN
-    IF k IS NULL OR k < 1 OR max_distance IS NOT NULL THEN
-        PERFORM visrec._check_search(k, max_distance);
+    IF $2 IS NULL OR $2 < 1 OR $4 IS NOT NULL THEN
+        PERFORM visrec._check_search($2, $4);
     END IF;
     -- All of the vector, as a copy: the one in the table would be fetched for each comparison.
-    SELECT @vector_schema@.subvector(t.@vector@, 1, 16000), t.@source@ INTO query_vector, query_source
+    SELECT @vector_schema@.subvector(t.@vector@, 1, 16000), t.@source@ INTO visrec_query, query_source
     FROM @table@ AS t WHERE t.@key@ @equals@ $1;
     IF NOT FOUND THEN
         RAISE no_data_found USING
             MESSAGE = format('table "%s" has no row with the key %s', @relation@, coalesce($1::text, 'NULL'));
-    ELSIF query_vector IS NULL THEN
+    ELSIF visrec_query IS NULL THEN
         PERFORM visrec._no_vector(@relation@, @argument_text@);
         RETURN;
     ELSIF query_source >> 32 <> @weights@ THEN
         PERFORM visrec._other_model(@relation@, @argument_text@);
-    ELSIF filter IS NOT NULL OR @exact@ OR row_security_active(@relation@::regclass) THEN
-        RETURN QUERY SELECT * FROM @nearest@(query_vector, k, filter, max_distance, ARRAY[$1]);
+    ELSIF $3 IS NOT NULL OR @exact@ OR row_security_active(@relation@::regclass) THEN
+        RETURN QUERY SELECT * FROM @nearest@(visrec_query, $2, $3, $4, ARRAY[$1]);
         RETURN;
     END IF;
     @reduce_query@
@@ -539,11 +540,11 @@ BEGIN
                CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
                     ELSE 1 - t.visrec_distance END,
                t.@image@@selected@
-        FROM (SELECT t.*, t.@vector@ @distance@ query_vector AS visrec_distance FROM @table@ AS t
+        FROM (SELECT t.*, t.@vector@ @distance@ visrec_query AS visrec_distance FROM @table@ AS t
               WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ $1
               ORDER BY @order_by_variable@ LIMIT @pool@) AS t
-        WHERE max_distance IS NULL OR t.visrec_distance <= max_distance
-        ORDER BY t.visrec_distance, t.@key@ LIMIT k;
+        WHERE $4 IS NULL OR t.visrec_distance <= $4
+        ORDER BY t.visrec_distance, t.@key@ LIMIT $2;
     IF previous::integer < width THEN
         PERFORM set_config(@width_setting@, previous, true);
     END IF;
@@ -576,17 +577,17 @@ DECLARE
     share double precision := 1;    -- of the rows that the filter leaves
     condition text := 'true';
     exact boolean := @exact@;       -- more than the index finds in one go
-    pool CONSTANT integer := @pool@;
-    query_vector CONSTANT @vector_schema@.vector := @vector_schema@.subvector(query, 1, 16000);     -- a copy, see similar_
+    visrec_pool CONSTANT integer := @pool@;
+    visrec_query CONSTANT @vector_schema@.vector := @vector_schema@.subvector($1, 1, 16000);     -- a copy, see similar_
     @reduced_query@
-    ids @key_type@[];
+    visrec_ids @key_type@[];
     width integer;
     previous text;
 BEGIN
-    PERFORM visrec._check_search(k, max_distance);
-    IF filter IS NOT NULL THEN
-        condition := visrec._condition(@relation@, filter);
-        estimate := visrec._estimate(@relation@, condition, filter);
+    PERFORM visrec._check_search($2, $4);
+    IF $3 IS NOT NULL THEN
+        condition := visrec._condition(@relation@, $3);
+        estimate := visrec._estimate(@relation@, condition, $3);
         exact := exact OR estimate <= few;
         SELECT estimate / greatest(c.reltuples, estimate, 1) INTO share FROM pg_class AS c WHERE c.oid = @relation@::regclass;
     END IF;
@@ -596,27 +597,27 @@ BEGIN
         IF previous::integer < width THEN
             PERFORM set_config(@width_setting@, width::text, true);
         END IF;
-        IF filter IS NULL THEN
+        IF $3 IS NULL THEN
             @reduce_query@
-            ids := ARRAY(SELECT t.@key@ FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY (excluded)
-                ORDER BY @order_by_variable@ LIMIT pool);
+            visrec_ids := ARRAY(SELECT t.@key@ FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY ($5)
+                ORDER BY @order_by_variable@ LIMIT visrec_pool);
         ELSE
-            EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query_vector, excluded, pool;
+            EXECUTE @select_keys@ || condition || @by_index@ INTO visrec_ids USING $3, visrec_query, $5, visrec_pool;
         END IF;
         PERFORM set_config(@width_setting@, previous, true);
-        exact := coalesce(cardinality(ids), 0) < pool;  -- the index ran dry
+        exact := coalesce(cardinality(visrec_ids), 0) < visrec_pool;  -- the index ran dry
     END IF;
     IF exact THEN
-        EXECUTE @select_keys@ || condition || @one_by_one@ INTO ids USING filter, query_vector, excluded, k;
+        EXECUTE @select_keys@ || condition || @one_by_one@ INTO visrec_ids USING $3, visrec_query, $5, $2;
     END IF;
     RETURN QUERY
         SELECT t.@key@,
                CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
-                    ELSE 1 - (t.@vector@ @distance@ query_vector) END,
+                    ELSE 1 - (t.@vector@ @distance@ visrec_query) END,
                t.@image@@selected@
         FROM @table@ AS t
-        WHERE t.@key@ @equals@ ANY (ids) AND (max_distance IS NULL OR t.@vector@ @distance@ query_vector <= max_distance)
-        ORDER BY (t.@vector@ @distance@ query_vector) + 0, t.@key@ LIMIT k;
+        WHERE t.@key@ @equals@ ANY (visrec_ids) AND ($4 IS NULL OR t.@vector@ @distance@ visrec_query <= $4)
+        ORDER BY (t.@vector@ @distance@ visrec_query) + 0, t.@key@ LIMIT $2;
 END
 $body$, names));
 END
@@ -1678,25 +1679,25 @@ DECLARE
     ordering text;
     variable text;              -- what a projection is kept in, which would be made anew for each row
     reduce_query text := '';
-    -- How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly, and fewer
+    -- $2 is k in the functions that this is filled into. How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly, and fewer
     -- numbers, too.
-    pool text := 'k';
+    pool text := '$2';
     -- How many rows HNSW keeps in view (ef_search), 1000 at most: pgvector's default, 40, unless more rows are wanted. Of
     -- 100,000 made-up vectors that finds 0.988 of the nearest ten; 64 finds 0.998 and 100 0.9998, for 1.2 and 1.4 times the
     -- time (python -m benchmarks.searching). A larger hnsw.ef_search of the session's is kept.
-    width text := 'least(greatest(2 * k, 40), 1000)';
+    width text := 'least(greatest(2 * $2, 40), 1000)';
 BEGIN
     SELECT * INTO parts FROM visrec._index_parts(names, config);
     ordering := visrec._fill(parts.expression, parts.fill || jsonb_build_object('it', 't.' || (names ->> 'vector')))
         || ' ' || parts.operator || ' ';
     IF parts.method = 'hnsw_reduced' THEN
-        pool := 'greatest(10 * least(k, 1000), 100)';
-        width := 'least(greatest(10 * k, 100) + 1, 1000)';
-        variable := 'reduced_query';
-        reduce_query := visrec._fill('reduced_query := @reduction@(query_vector);', parts.fill);
+        pool := 'greatest(10 * least($2, 1000), 100)';
+        width := 'least(greatest(10 * $2, 100) + 1, 1000)';
+        variable := 'visrec_reduced';
+        reduce_query := visrec._fill('visrec_reduced := @reduction@(visrec_query);', parts.fill);
     ELSIF parts.method = 'hnsw_binary' THEN
-        pool := 'greatest(20 * least(k, 1000), 200)';
-        width := 'least(greatest(20 * k, 200) + 1, 1000)';
+        pool := 'greatest(20 * least($2, 1000), 200)';
+        width := 'least(greatest(20 * $2, 200) + 1, 1000)';
     ELSIF parts.method = 'ivfflat' THEN
         width := format('visrec._probes(%s)', names ->> 'relation');
     END IF;
@@ -1704,8 +1705,8 @@ BEGIN
         'pool', pool, 'width', width,
         -- HNSW goes on until it has k rows that the filter leaves, but finds better ones when it begins wide enough.
         'width_filtered', CASE parts.method WHEN 'ivfflat' THEN width
-            ELSE format('least(greatest(%s, 2 * pool / share), 1000)::integer', width) END,
-        'exact', CASE parts.method WHEN 'none' THEN 'true' ELSE 'k >= 1000' END,
+            ELSE format('least(greatest(%s, 2 * visrec_pool / share), 1000)::integer', width) END,
+        'exact', CASE parts.method WHEN 'none' THEN 'true' ELSE '$2 >= 1000' END,
         'width_setting', CASE parts.method WHEN 'ivfflat' THEN '''ivfflat.probes''' ELSE '''hnsw.ef_search''' END,
         -- Costs are far from what these plans cost: compiling one takes longer than running it.
         'settings', 'SET search_path = pg_catalog, pg_temp SET jit = off '
@@ -1713,8 +1714,8 @@ BEGIN
                ELSE 'SET hnsw.iterative_scan = strict_order' END,
         -- as the index has it, or the planner does not use it
         'order_by_variable', ordering || coalesce(variable,
-            visrec._fill(parts.expression, parts.fill || '{"it": "query_vector"}')),
-        'reduced_query', CASE WHEN variable IS NULL THEN '' ELSE format('reduced_query %s.vector;', names ->> 'vector_schema') END,
+            visrec._fill(parts.expression, parts.fill || '{"it": "visrec_query"}')),
+        'reduced_query', CASE WHEN variable IS NULL THEN '' ELSE format('visrec_reduced %s.vector;', names ->> 'vector_schema') END,
         'reduce_query', reduce_query,
         'order_by_parameter', ordering || visrec._fill(parts.expression, parts.fill || '{"it": "$2"}'));
 END

@@ -143,28 +143,29 @@ BEGIN
         body => visrec._fill($body$
 #variable_conflict use_column
 DECLARE
-    query_vector @vector_schema@.vector;
+    -- Whatever is named in a query has a number, or a name that no column has.
+    visrec_query @vector_schema@.vector;
     query_source bigint;
     @reduced_query@
     width integer;
     previous text;
 BEGIN
-    IF k IS NULL OR k < 1 OR max_distance IS NOT NULL THEN
-        PERFORM visrec._check_search(k, max_distance);
+    IF $2 IS NULL OR $2 < 1 OR $4 IS NOT NULL THEN
+        PERFORM visrec._check_search($2, $4);
     END IF;
     -- All of the vector, as a copy: the one in the table would be fetched for each comparison.
-    SELECT @vector_schema@.subvector(t.@vector@, 1, 16000), t.@source@ INTO query_vector, query_source
+    SELECT @vector_schema@.subvector(t.@vector@, 1, 16000), t.@source@ INTO visrec_query, query_source
     FROM @table@ AS t WHERE t.@key@ @equals@ $1;
     IF NOT FOUND THEN
         RAISE no_data_found USING
             MESSAGE = format('table "%s" has no row with the key %s', @relation@, coalesce($1::text, 'NULL'));
-    ELSIF query_vector IS NULL THEN
+    ELSIF visrec_query IS NULL THEN
         PERFORM visrec._no_vector(@relation@, @argument_text@);
         RETURN;
     ELSIF query_source >> 32 <> @weights@ THEN
         PERFORM visrec._other_model(@relation@, @argument_text@);
-    ELSIF filter IS NOT NULL OR @exact@ OR row_security_active(@relation@::regclass) THEN
-        RETURN QUERY SELECT * FROM @nearest@(query_vector, k, filter, max_distance, ARRAY[$1]);
+    ELSIF $3 IS NOT NULL OR @exact@ OR row_security_active(@relation@::regclass) THEN
+        RETURN QUERY SELECT * FROM @nearest@(visrec_query, $2, $3, $4, ARRAY[$1]);
         RETURN;
     END IF;
     @reduce_query@
@@ -178,11 +179,11 @@ BEGIN
                CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
                     ELSE 1 - t.visrec_distance END,
                t.@image@@selected@
-        FROM (SELECT t.*, t.@vector@ @distance@ query_vector AS visrec_distance FROM @table@ AS t
+        FROM (SELECT t.*, t.@vector@ @distance@ visrec_query AS visrec_distance FROM @table@ AS t
               WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ $1
               ORDER BY @order_by_variable@ LIMIT @pool@) AS t
-        WHERE max_distance IS NULL OR t.visrec_distance <= max_distance
-        ORDER BY t.visrec_distance, t.@key@ LIMIT k;
+        WHERE $4 IS NULL OR t.visrec_distance <= $4
+        ORDER BY t.visrec_distance, t.@key@ LIMIT $2;
     IF previous::integer < width THEN
         PERFORM set_config(@width_setting@, previous, true);
     END IF;
@@ -215,17 +216,17 @@ DECLARE
     share double precision := 1;    -- of the rows that the filter leaves
     condition text := 'true';
     exact boolean := @exact@;       -- more than the index finds in one go
-    pool CONSTANT integer := @pool@;
-    query_vector CONSTANT @vector_schema@.vector := @vector_schema@.subvector(query, 1, 16000);     -- a copy, see similar_
+    visrec_pool CONSTANT integer := @pool@;
+    visrec_query CONSTANT @vector_schema@.vector := @vector_schema@.subvector($1, 1, 16000);     -- a copy, see similar_
     @reduced_query@
-    ids @key_type@[];
+    visrec_ids @key_type@[];
     width integer;
     previous text;
 BEGIN
-    PERFORM visrec._check_search(k, max_distance);
-    IF filter IS NOT NULL THEN
-        condition := visrec._condition(@relation@, filter);
-        estimate := visrec._estimate(@relation@, condition, filter);
+    PERFORM visrec._check_search($2, $4);
+    IF $3 IS NOT NULL THEN
+        condition := visrec._condition(@relation@, $3);
+        estimate := visrec._estimate(@relation@, condition, $3);
         exact := exact OR estimate <= few;
         SELECT estimate / greatest(c.reltuples, estimate, 1) INTO share FROM pg_class AS c WHERE c.oid = @relation@::regclass;
     END IF;
@@ -235,27 +236,27 @@ BEGIN
         IF previous::integer < width THEN
             PERFORM set_config(@width_setting@, width::text, true);
         END IF;
-        IF filter IS NULL THEN
+        IF $3 IS NULL THEN
             @reduce_query@
-            ids := ARRAY(SELECT t.@key@ FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY (excluded)
-                ORDER BY @order_by_variable@ LIMIT pool);
+            visrec_ids := ARRAY(SELECT t.@key@ FROM @table@ AS t WHERE t.@vector@ IS NOT NULL AND NOT t.@key@ @equals@ ANY ($5)
+                ORDER BY @order_by_variable@ LIMIT visrec_pool);
         ELSE
-            EXECUTE @select_keys@ || condition || @by_index@ INTO ids USING filter, query_vector, excluded, pool;
+            EXECUTE @select_keys@ || condition || @by_index@ INTO visrec_ids USING $3, visrec_query, $5, visrec_pool;
         END IF;
         PERFORM set_config(@width_setting@, previous, true);
-        exact := coalesce(cardinality(ids), 0) < pool;  -- the index ran dry
+        exact := coalesce(cardinality(visrec_ids), 0) < visrec_pool;  -- the index ran dry
     END IF;
     IF exact THEN
-        EXECUTE @select_keys@ || condition || @one_by_one@ INTO ids USING filter, query_vector, excluded, k;
+        EXECUTE @select_keys@ || condition || @one_by_one@ INTO visrec_ids USING $3, visrec_query, $5, $2;
     END IF;
     RETURN QUERY
         SELECT t.@key@,
                CASE WHEN t.@source@ >> 32 <> @weights@ THEN visrec._other_model(@relation@, @key_text@)
-                    ELSE 1 - (t.@vector@ @distance@ query_vector) END,
+                    ELSE 1 - (t.@vector@ @distance@ visrec_query) END,
                t.@image@@selected@
         FROM @table@ AS t
-        WHERE t.@key@ @equals@ ANY (ids) AND (max_distance IS NULL OR t.@vector@ @distance@ query_vector <= max_distance)
-        ORDER BY (t.@vector@ @distance@ query_vector) + 0, t.@key@ LIMIT k;
+        WHERE t.@key@ @equals@ ANY (visrec_ids) AND ($4 IS NULL OR t.@vector@ @distance@ visrec_query <= $4)
+        ORDER BY (t.@vector@ @distance@ visrec_query) + 0, t.@key@ LIMIT $2;
 END
 $body$, names));
 END

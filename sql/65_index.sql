@@ -40,25 +40,25 @@ DECLARE
     ordering text;
     variable text;              -- what a projection is kept in, which would be made anew for each row
     reduce_query text := '';
-    -- How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly, and fewer
+    -- $2 is k in the functions that this is filled into. How many rows the index gives for k wanted ones: bits tell near rows from nearer ones only roughly, and fewer
     -- numbers, too.
-    pool text := 'k';
+    pool text := '$2';
     -- How many rows HNSW keeps in view (ef_search), 1000 at most: pgvector's default, 40, unless more rows are wanted. Of
     -- 100,000 made-up vectors that finds 0.988 of the nearest ten; 64 finds 0.998 and 100 0.9998, for 1.2 and 1.4 times the
     -- time (python -m benchmarks.searching). A larger hnsw.ef_search of the session's is kept.
-    width text := 'least(greatest(2 * k, 40), 1000)';
+    width text := 'least(greatest(2 * $2, 40), 1000)';
 BEGIN
     SELECT * INTO parts FROM visrec._index_parts(names, config);
     ordering := visrec._fill(parts.expression, parts.fill || jsonb_build_object('it', 't.' || (names ->> 'vector')))
         || ' ' || parts.operator || ' ';
     IF parts.method = 'hnsw_reduced' THEN
-        pool := 'greatest(10 * least(k, 1000), 100)';
-        width := 'least(greatest(10 * k, 100) + 1, 1000)';
-        variable := 'reduced_query';
-        reduce_query := visrec._fill('reduced_query := @reduction@(query_vector);', parts.fill);
+        pool := 'greatest(10 * least($2, 1000), 100)';
+        width := 'least(greatest(10 * $2, 100) + 1, 1000)';
+        variable := 'visrec_reduced';
+        reduce_query := visrec._fill('visrec_reduced := @reduction@(visrec_query);', parts.fill);
     ELSIF parts.method = 'hnsw_binary' THEN
-        pool := 'greatest(20 * least(k, 1000), 200)';
-        width := 'least(greatest(20 * k, 200) + 1, 1000)';
+        pool := 'greatest(20 * least($2, 1000), 200)';
+        width := 'least(greatest(20 * $2, 200) + 1, 1000)';
     ELSIF parts.method = 'ivfflat' THEN
         width := format('visrec._probes(%s)', names ->> 'relation');
     END IF;
@@ -66,8 +66,8 @@ BEGIN
         'pool', pool, 'width', width,
         -- HNSW goes on until it has k rows that the filter leaves, but finds better ones when it begins wide enough.
         'width_filtered', CASE parts.method WHEN 'ivfflat' THEN width
-            ELSE format('least(greatest(%s, 2 * pool / share), 1000)::integer', width) END,
-        'exact', CASE parts.method WHEN 'none' THEN 'true' ELSE 'k >= 1000' END,
+            ELSE format('least(greatest(%s, 2 * visrec_pool / share), 1000)::integer', width) END,
+        'exact', CASE parts.method WHEN 'none' THEN 'true' ELSE '$2 >= 1000' END,
         'width_setting', CASE parts.method WHEN 'ivfflat' THEN '''ivfflat.probes''' ELSE '''hnsw.ef_search''' END,
         -- Costs are far from what these plans cost: compiling one takes longer than running it.
         'settings', 'SET search_path = pg_catalog, pg_temp SET jit = off '
@@ -75,8 +75,8 @@ BEGIN
                ELSE 'SET hnsw.iterative_scan = strict_order' END,
         -- as the index has it, or the planner does not use it
         'order_by_variable', ordering || coalesce(variable,
-            visrec._fill(parts.expression, parts.fill || '{"it": "query_vector"}')),
-        'reduced_query', CASE WHEN variable IS NULL THEN '' ELSE format('reduced_query %s.vector;', names ->> 'vector_schema') END,
+            visrec._fill(parts.expression, parts.fill || '{"it": "visrec_query"}')),
+        'reduced_query', CASE WHEN variable IS NULL THEN '' ELSE format('visrec_reduced %s.vector;', names ->> 'vector_schema') END,
         'reduce_query', reduce_query,
         'order_by_parameter', ordering || visrec._fill(parts.expression, parts.fill || '{"it": "$2"}'));
 END

@@ -18,9 +18,9 @@ DECLARE
     query text := (SELECT substring(prosrc FROM 'RETURN QUERY\s+(SELECT t\.[^;]*);') FROM pg_proc WHERE oid = function);
     line text;
 BEGIN
-    query := replace(query, 'query_vector', (SELECT quote_literal(content_vector) FROM items WHERE id = 1) || '::vector');
-    FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || replace(replace(replace(query, 'LIMIT k', 'LIMIT ' || k), '$1', '1'),
-        'max_distance', 'NULL::float8') LOOP
+    query := replace(query, 'visrec_query', (SELECT quote_literal(content_vector) FROM items WHERE id = 1) || '::vector');
+    FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || replace(replace(replace(query, 'LIMIT $2', 'LIMIT ' || k), '$1', '1'),
+        '$4', 'NULL::float8') LOOP
         RETURN NEXT regexp_replace(line, '''\[.*\]''', '…');
     END LOOP;
 END

@@ -22,9 +22,9 @@ BEGIN
     FOREACH setting IN ARRAY made.proconfig LOOP
         PERFORM set_config(split_part(setting, '=', 1), split_part(setting, '=', 2), true);
     END LOOP;
-    query := regexp_replace(replace(regexp_replace(query, 'query_vector|reduced_query', '$2', 'g'), 'max_distance', '$3'), '\mk\M', '$4', 'g');
-    EXECUTE 'PREPARE inside (bigint, public.vector, float8, integer) AS ' || query;
-    FOR line IN EXECUTE format('EXPLAIN (COSTS OFF) EXECUTE inside (1, %L, NULL, 10)',
+    query := regexp_replace(query, '\m(visrec_query|visrec_reduced)\M', '$5', 'g');
+    EXECUTE 'PREPARE inside (bigint, integer, jsonb, float8, public.vector) AS ' || query;
+    FOR line IN EXECUTE format('EXPLAIN (COSTS OFF) EXECUTE inside (1, 10, NULL, NULL, %L)',
                                (SELECT content_vector FROM public.items WHERE id = 1)) LOOP
         IF line ~ 'Scan using|Seq Scan|Order By' THEN
             RETURN NEXT regexp_replace(line, '^[ ]*(->)? *', '');

@@ -69,6 +69,20 @@ SELECT array_agg(id) FROM similar_items(8, 5, '{"id": {"gt": 10}}');
 SELECT array_agg(id) FROM similar_items(8, 10, max_distance => 0.000001);
 SELECT array_agg(id) FROM similar_items(8, 10, '{"id": {"gt": 4002}}', 0.000001);
 
+-- Columns named as what the functions have in them
+CREATE TABLE awkward (id bigint PRIMARY KEY, image bytea, k text, ids text, excluded boolean, query text, filter text,
+    max_distance text, width text, previous text, liked boolean, taste text, i text, seen text, content_vector vector(512));
+INSERT INTO awkward (id, k, ids, excluded, content_vector) SELECT id, 'k', 'none', true, content_vector FROM items WHERE id <= 20;
+SELECT visrec.attach('awkward', image_column => 'image', model => 'pixels');
+SELECT count(*) FROM similar_awkward(7, 3);
+SELECT count(*) FROM similar_awkward(7, 3, max_distance => 2);
+SELECT count(*) FROM similar_awkward(7, 3, '{"excluded": true, "k": "k"}', 2);
+SELECT count(*) FROM recommend_awkward('{7}', '{8}', 3);
+SELECT count(*) FROM recommend_awkward('{7}', '{8}', 3, 'best_score', diversity => 0.5, seen => '{1}');
+SELECT visrec.reduce('awkward', 4) IS NOT NULL AS reduced;
+SELECT count(*) FROM similar_awkward(7, 3, max_distance => 2);
+DROP TABLE awkward;
+
 -- Bad filters
 SELECT * FROM similar_items(7, 5, '{"colour": "red"}');
 SELECT * FROM similar_items(7, 5, '{"price": {"like": "1%"}}');
