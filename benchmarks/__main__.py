@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks import bare, database, labels, material, parity, report, searching, waits
 from benchmarks.report import Figure, median
+from visrec_db import quantizing
 
 MEGABYTE = 1 << 20
 
@@ -183,7 +184,7 @@ def _parity(model: Path, pictures: material.Pictures) -> list[Figure]:
         figures.append(
             Figure(what, float(cosines.mean()), bound, False, "", cosines.tolist(), note)
         )
-    share = parity.shared_neighbours(shipped, expected)
+    share = quantizing.shared_neighbours(shipped, expected)
     what = f"ten nearest of {len(small)} as shipped, shared with transformers' in fp32"
     return [*figures, Figure(what, share, 0.97, False, "", [share])]
 

@@ -70,20 +70,6 @@ def cosines(ours: Vectors, expected: Vectors) -> NDArray[np.float64]:
     return found
 
 
-def shared_neighbours(ours: Vectors, expected: Vectors, count: int = 10) -> float:
-    """The share of each picture's nearest (by cosine, itself left out) that both sets agree on."""
-    both = [_nearest(vectors, count) for vectors in (ours, expected)]
-    agreed = [len(set(a) & set(b)) for a, b in zip(*both, strict=True)]
-    return float(np.mean(agreed)) / count
-
-
-def _nearest(vectors: Vectors, count: int) -> list[list[int]]:
-    likeness = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
-    np.fill_diagonal(likeness, -np.inf)
-    nearest: list[list[int]] = np.argsort(-likeness, axis=1)[:, :count].tolist()
-    return nearest
-
-
 def _unit(rows: NDArray[Any]) -> NDArray[Any]:
     unit: NDArray[Any] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return unit

@@ -49,13 +49,12 @@ def measure(
         vectors.fill(connection, "items", iter([held]))
         connection.execute("VACUUM ANALYZE items")
         table = _Table(connection, held, asked, say)
-        everything = np.ones(rows, bool)
         half = table.reindex("hnsw_half")
-        recall_half = table.recall(None, everything)
+        recall_half = table.recall()
         binary = table.reindex("hnsw_binary")
-        recall_binary = table.recall(None, everything)
+        recall_binary = table.recall()
         whole = table.reindex("hnsw")
-        recall = table.recall(None, everything)
+        recall = table.recall()
         say(f"  recall@{K}: {recall:.4f}; half {recall_half:.4f}, binary {recall_binary:.4f}")
         similar, bare = table.in_turns(table.similar, table.bare)
         taste, search = table.in_turns(table.recommend, table.similar)
@@ -70,6 +69,11 @@ def measure(
             _ratio("recommend_posts, 20 liked, 5 disliked, against similar_posts",
                    taste, search, 3),
         ]  # fmt: skip
+
+
+def _recall(found: Neighbours, wanted: Neighbours) -> float:
+    hits = sum(len({*rows} & {*there}) for rows, there in zip(found, wanted, strict=True))
+    return hits / sum(len(there) for there in wanted)
 
 
 def _ratio(what: str, ours: list[float], theirs: list[float], bound: float) -> Figure:
@@ -131,21 +135,19 @@ class _Table:
         self._say(f"  {method}: built in {time.perf_counter() - start:.0f} s, {size / 1e6:.0f} MB")
         return int(size)
 
-    def recall(self, below: int | None, kept: NDArray[np.bool_]) -> float:
-        found, wanted = self._found(below), self._nearest(kept)
-        hits = sum(len({*rows} & {*there}) for rows, there in zip(found, wanted, strict=True))
-        return hits / sum(len(there) for there in wanted)
+    def recall(self) -> float:
+        return _recall(self._found(None), self._nearest(np.ones(len(self._held), bool)))
 
     def filtered(self, share: float) -> list[Figure]:
         """Rows returned of those that there are, and how many are the nearest."""
         below = round(share * 100)
         kept = vectors.kinds(len(self._held)) < below
-        there = sum(len(rows) for rows in self._nearest(kept))
-        returned = sum(len(rows) for rows in self._found(below))
+        found, wanted = self._found(below), self._nearest(kept)
+        returned, there = (sum(len(rows) for rows in each) for each in (found, wanted))
         what = f"a filter that keeps {share:g} % ({int(kept.sum())} rows)"
         return [
             _share(f"{what}: returned of min(k, existing)", returned / there, 1),
-            _share(f"{what}: recall@{K}", self.recall(below, kept), 0.98),
+            _share(f"{what}: recall@{K}", _recall(found, wanted), 0.98),
         ]
 
     def in_turns(self, *statements: Callable[[int], str]) -> list[list[float]]:

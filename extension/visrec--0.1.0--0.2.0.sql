@@ -129,6 +129,13 @@ FROM pg_catalog.pg_trigger AS t,
          source_column name, index_method text, index_metric text)
 WHERE t.tgname = 'visrec_insert' AND NOT t.tgisinternal AND a.key_column IS NOT NULL;
 
+CREATE OR REPLACE FUNCTION visrec._columns_hint(relation regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('Columns: %s.', string_agg(a.attname, ', ' ORDER BY a.attnum)) FROM pg_attribute AS a
+    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION visrec._columns_hint(regclass) IS 'For errors that name a column which there is not: those there are.';
+
 CREATE OR REPLACE FUNCTION visrec._hash(data bytea) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 BEGIN
@@ -292,9 +299,7 @@ BEGIN
     IF found.attname IS NULL THEN
         RAISE undefined_column USING
             MESSAGE = format('the filter names the column "%s", which table "%s" does not have', name, relation),
-            HINT = format('Columns: %s.', (
-                SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
-                WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped));
+            HINT = visrec._columns_hint(relation);
     ELSIF visrec._comparison(found.atttypid, 3) IS NULL THEN
         RAISE feature_not_supported USING
             MESSAGE = format('column "%s" cannot be filtered by: values of type %s are not compared', name,
@@ -1123,9 +1128,7 @@ BEGIN
         IF held.name IS NULL THEN
             RAISE undefined_column USING
                 MESSAGE = format('column "%s" of table "%s" does not exist', config #>> ARRAY['events', part], events),
-                HINT = format('Columns: %s.', (
-                    SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
-                    WHERE a.attrelid = events AND a.attnum > 0 AND NOT a.attisdropped));
+                HINT = visrec._columns_hint(events);
         ELSIF held.equals IS NULL THEN
             RAISE datatype_mismatch USING
                 MESSAGE = format('column "%s" cannot be used: values of type %s are not compared',
@@ -1442,9 +1445,7 @@ BEGIN
         THEN
             RAISE undefined_column USING
                 MESSAGE = format('column "%s" of table "%s" does not exist', wanted, relation),
-                HINT = format('Columns: %s.', (
-                    SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
-                    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped));
+                HINT = visrec._columns_hint(relation);
         ELSIF wanted IN ('id', 'k', 'filter', 'similarity', 'max_distance', 'query', 'excluded', 'liked', 'disliked',
             'strategy', 'diversity', 'toward', 'seen', 'liked_weights', 'disliked_weights') THEN
             RAISE invalid_parameter_value USING
@@ -2289,9 +2290,7 @@ BEGIN
     IF found.attname IS NULL THEN
         RAISE undefined_column USING
             MESSAGE = format('table "%s" has no column "%s"', relation, name),
-            HINT = format('Columns: %s.', (
-                SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
-                WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped));
+            HINT = visrec._columns_hint(relation);
     ELSIF visrec._comparison(found.atttypid, strategy) IS NULL THEN
         RAISE feature_not_supported USING
             MESSAGE = format('column "%s" of table "%s" cannot be used here: values of type %s are not compared',
@@ -2682,23 +2681,12 @@ RETURNS TABLE (id_a text, id_b text, kind text, similarity double precision, per
 LANGUAGE plpgsql ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     config jsonb := visrec._attachment(relation);
-    names record;
-    other text;
     pairs record;
     answer jsonb;
     sample double precision[];
 BEGIN
     PERFORM visrec._check_owner(relation);
     PERFORM visrec._check_search(k, max_distance);
-    SELECT * INTO names FROM visrec._names(relation, config);
-    IF names.source IS NOT NULL THEN
-        EXECUTE format('SELECT %s FROM %s AS t WHERE t.%s IS NOT NULL AND t.%s >> 32 <> $1 LIMIT 1',
-            names.key_text, names."table", names.vector, names.source)
-        INTO other USING visrec._weights(config ->> 'fingerprint');
-        IF other IS NOT NULL THEN
-            PERFORM visrec._other_model(relation, other);
-        END IF;
-    END IF;
     SELECT * INTO pairs FROM visrec._near_pairs(relation, config, k, max_distance);
     IF pairs.ids_a IS NULL THEN
         RETURN;

@@ -52,6 +52,13 @@ END
 $$;
 COMMENT ON FUNCTION visrec._check_owner(regclass) IS 'An error unless the current role has the owner''s rights.';
 
+CREATE FUNCTION visrec._columns_hint(relation regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('Columns: %s.', string_agg(a.attname, ', ' ORDER BY a.attnum)) FROM pg_attribute AS a
+    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION visrec._columns_hint(regclass) IS 'For errors that name a column which there is not: those there are.';
+
 -- Where a vector comes from: 64 bits beside it, the upper half for the model's weights, the lower for the image.
 -- These are asked for each row and so have no SET clause; every name in them is qualified.
 

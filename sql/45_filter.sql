@@ -32,9 +32,7 @@ BEGIN
     IF found.attname IS NULL THEN
         RAISE undefined_column USING
             MESSAGE = format('the filter names the column "%s", which table "%s" does not have', name, relation),
-            HINT = format('Columns: %s.', (
-                SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
-                WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped));
+            HINT = visrec._columns_hint(relation);
     ELSIF visrec._comparison(found.atttypid, 3) IS NULL THEN
         RAISE feature_not_supported USING
             MESSAGE = format('column "%s" cannot be filtered by: values of type %s are not compared', name,

@@ -23,9 +23,7 @@ BEGIN
         IF held.name IS NULL THEN
             RAISE undefined_column USING
                 MESSAGE = format('column "%s" of table "%s" does not exist', config #>> ARRAY['events', part], events),
-                HINT = format('Columns: %s.', (
-                    SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
-                    WHERE a.attrelid = events AND a.attnum > 0 AND NOT a.attisdropped));
+                HINT = visrec._columns_hint(events);
         ELSIF held.equals IS NULL THEN
             RAISE datatype_mismatch USING
                 MESSAGE = format('column "%s" cannot be used: values of type %s are not compared',

@@ -55,9 +55,7 @@ BEGIN
         THEN
             RAISE undefined_column USING
                 MESSAGE = format('column "%s" of table "%s" does not exist', wanted, relation),
-                HINT = format('Columns: %s.', (
-                    SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
-                    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped));
+                HINT = visrec._columns_hint(relation);
         ELSIF wanted IN ('id', 'k', 'filter', 'similarity', 'max_distance', 'query', 'excluded', 'liked', 'disliked',
             'strategy', 'diversity', 'toward', 'seen', 'liked_weights', 'disliked_weights') THEN
             RAISE invalid_parameter_value USING

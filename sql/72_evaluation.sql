@@ -31,9 +31,7 @@ BEGIN
     IF found.attname IS NULL THEN
         RAISE undefined_column USING
             MESSAGE = format('table "%s" has no column "%s"', relation, name),
-            HINT = format('Columns: %s.', (
-                SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute AS a
-                WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped));
+            HINT = visrec._columns_hint(relation);
     ELSIF visrec._comparison(found.atttypid, strategy) IS NULL THEN
         RAISE feature_not_supported USING
             MESSAGE = format('column "%s" of table "%s" cannot be used here: values of type %s are not compared',

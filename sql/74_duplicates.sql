@@ -58,23 +58,12 @@ RETURNS TABLE (id_a text, id_b text, kind text, similarity double precision, per
 LANGUAGE plpgsql ROWS 100 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     config jsonb := visrec._attachment(relation);
-    names record;
-    other text;
     pairs record;
     answer jsonb;
     sample double precision[];
 BEGIN
     PERFORM visrec._check_owner(relation);
     PERFORM visrec._check_search(k, max_distance);
-    SELECT * INTO names FROM visrec._names(relation, config);
-    IF names.source IS NOT NULL THEN
-        EXECUTE format('SELECT %s FROM %s AS t WHERE t.%s IS NOT NULL AND t.%s >> 32 <> $1 LIMIT 1',
-            names.key_text, names."table", names.vector, names.source)
-        INTO other USING visrec._weights(config ->> 'fingerprint');
-        IF other IS NOT NULL THEN
-            PERFORM visrec._other_model(relation, other);
-        END IF;
-    END IF;
     SELECT * INTO pairs FROM visrec._near_pairs(relation, config, k, max_distance);
     IF pairs.ids_a IS NULL THEN
         RETURN;

@@ -271,12 +271,7 @@ class Shared:
     ) -> None:
         self._header = {
             "model": [model.name, model.directory, model.fingerprint],
-            "policy": {
-                "roots": [root for root in settings["image_roots"].split(":") if root],
-                "max_bytes": int(settings["max_image_bytes"]),
-                "max_pixels": int(settings["max_image_pixels"]),
-                "max_seconds": int(settings.get("max_image_seconds", 20)),  # 0.1.0 has none
-            },
+            "policy": protocol.policy(settings),
             "bulk": bulk,
         }
         self._idle_seconds = settings["encoder_idle_seconds"]

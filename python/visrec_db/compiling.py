@@ -147,13 +147,8 @@ def _compile_text(openvino: Any, model: Any, directory: Path, work: Path) -> Tex
         tokenizer = openvino_encoder.load_tokenizer(directory, text)
         alone = [run(list(openvino_encoder.tokens(tokenizer, [each]))) for each in TEXTS]
         together = run(list(openvino_encoder.tokens(tokenizer, TEXTS)))
-        if (
-            min(
-                quantizing.parity(np.concatenate(alone), expected),
-                quantizing.parity(together, expected),
-            )
-            >= PARITY
-        ):
+        parities = [quantizing.parity(each, expected) for each in (np.concatenate(alone), together)]
+        if min(parities) >= PARITY:
             return text
     except (RuntimeError, TypeError, torch.jit.TracingCheckError):  # what cannot be traced
         pass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os.path
 import sys
 
-from visrec_db import errors
+from visrec_db import errors, protocol
 from visrec_db.client import HOME
 
 TYPE_CHECKING = False
@@ -84,12 +84,8 @@ def policy(settings: dict[str, str]) -> Policy:
     add_libraries()
     from visrec_db import images  # noqa: PLC0415 - needs the libraries
 
-    return images.Policy(
-        roots=tuple(root for root in settings["image_roots"].split(":") if root),
-        max_bytes=int(settings["max_image_bytes"]),
-        max_pixels=int(settings["max_image_pixels"]),
-        max_seconds=int(settings.get("max_image_seconds", 20)),  # 0.1.0 has none
-    )
+    allowed = protocol.policy(settings)
+    return images.Policy(**{**allowed, "roots": tuple(allowed["roots"])})
 
 
 def add_libraries() -> None:

@@ -34,6 +34,16 @@ MOST_HEADER = 1 << 28
 LENGTH = struct.Struct("!I")
 
 
+def policy(settings: dict[str, str]) -> dict[str, Any]:
+    """What the administrator's settings allow, as a request says it: see ``images.Policy``."""
+    return {
+        "roots": [root for root in settings["image_roots"].split(":") if root],
+        "max_bytes": int(settings["max_image_bytes"]),
+        "max_pixels": int(settings["max_image_pixels"]),
+        "max_seconds": int(settings.get("max_image_seconds", 20)),  # 0.1.0 has none
+    }
+
+
 def pack(header: dict[str, Any], blobs: Sequence[bytes] = ()) -> bytes:
     """A frame as bytes."""
     text = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}).encode()

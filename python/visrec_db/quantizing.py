@@ -70,7 +70,7 @@ def worth_it(exact: Run, quantized: Run, batches: Sequence[Vectors]) -> bool:
             start = time.perf_counter()
             vectors[which].append(run(batch))
             seconds[which, number] = time.perf_counter() - start
-    expected, ours = (_unit(np.concatenate(each)) for each in vectors)
+    expected, ours = (np.concatenate(each) for each in vectors)
     slow, fast = np.median(seconds, axis=1)
     return bool(
         parity(ours, expected) >= PARITY
@@ -92,7 +92,8 @@ def shared_neighbours(ours: Vectors, expected: Vectors, count: int = 10) -> floa
     """The share of each one's nearest by cosine that both agree on."""
     both = []
     for vectors in (ours, expected):
-        cosines = vectors @ vectors.T
+        unit = _unit(vectors).astype(np.float64)
+        cosines = unit @ unit.T
         np.fill_diagonal(cosines, -2)
         both.append(np.argsort(-cosines, axis=1)[:, :count])
     return float(np.mean([len({*a} & {*b}) for a, b in zip(*both, strict=True)])) / count

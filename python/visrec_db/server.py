@@ -250,7 +250,6 @@ class Server:
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         policy = header["policy"]
-        limits = (policy["max_bytes"], policy["max_pixels"], policy["max_seconds"])
 
         def progress() -> None:
             loop.call_soon_threadsafe(changed.set)
@@ -258,7 +257,7 @@ class Server:
         request = scheduler.Request(
             model,
             sources,
-            images.Policy(tuple(policy["roots"]), *limits),
+            images.Policy(**{**policy, "roots": tuple(policy["roots"])}),
             header["bulk"],
             progress,
         )
