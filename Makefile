@@ -47,16 +47,18 @@ EXTRA_CLEAN = build
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
 
-PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
-ifneq ($(wildcard $(PGXS)),)
+# Debian's client package has pgxs.mk, but only the server's development files have the headers.
+HEADER = $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h
+ifneq ($(wildcard $(HEADER)),)
+PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 install: install-home
 uninstall: uninstall-home
 else
 # The development files are missing, or were when this make began.
 all install uninstall installcheck:
-	@[ -e "$$($(PG_CONFIG) --pgxs 2>/dev/null)" ] || { echo 'error: no PGXS for $(PG_CONFIG)' >&2; \
-	    echo '  fix: make deps, or install the development files of that PostgreSQL' >&2; exit 1; }
+	@[ -e '$(HEADER)' ] || { echo 'error: no development files for $(PG_CONFIG)' >&2; \
+	    echo '  fix: make deps, or install the postgresql-server-dev package of that PostgreSQL' >&2; exit 1; }
 	@$(MAKE) --no-print-directory $@
 clean:
 	rm -rf build

@@ -32,7 +32,7 @@ missing_packages() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     [ -x "$(pg --bindir)/initdb" ] || echo "postgresql-$1"
     has_extension plpython3u || echo "postgresql-plpython3-$1"
-    [ -e "$(pg --pgxs)" ] || echo "postgresql-server-dev-$1"
+    [ -e "$(pg --includedir-server)/postgres.h" ] || echo "postgresql-server-dev-$1"
 }
 
 # --- installing ------------------------------------------------------------------
