@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks import bare, database, labels, material, parity, report, searching, waits
 from benchmarks.report import Figure, median
-from visrec_db import quantizing
+from visrec_db.models import quantizing
 
 MEGABYTE = 1 << 20
 

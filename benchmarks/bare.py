@@ -13,7 +13,9 @@ from pgvector.psycopg import register_vector
 from PIL import Image
 
 from benchmarks.database import Connection
-from visrec_db import images, scheduler
+from visrec_db.pictures.files import Policy
+from visrec_db.results import Embedding
+from visrec_db.service import scheduler
 
 
 class UsualScript:
@@ -55,8 +57,8 @@ class EncoderAlone:
     """The encoder process's own model and scheduler, in this process: no socket, no database."""
 
     def __init__(self, model: Path, root: Path) -> None:
-        self._policy = images.Policy((str(root),), 1 << 30, 1 << 30)
-        self._model = scheduler.Model(str(model))
+        self._policy = Policy((str(root),), 1 << 30, 1 << 30)
+        self._model = scheduler.LazyEncoder(str(model))
         self.encoder: Any = self._model.get()
         self._scheduler = scheduler.Scheduler(decoders=max(2, len(os.sched_getaffinity(0))))
 
@@ -69,7 +71,7 @@ class EncoderAlone:
         for _ in paths:
             done.acquire()
         seconds = time.perf_counter() - start
-        wrong = [result for result in request.results if not isinstance(result, str)]
+        wrong = [result for result in request.results if not isinstance(result, Embedding)]
         if wrong:
             raise RuntimeError(f"the encoder alone failed: {wrong[0]}")
         return seconds

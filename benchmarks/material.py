@@ -15,7 +15,9 @@ from PIL import Image
 
 import draw_pictures
 from tests import tiny_clip
-from visrec_db import compiling, errors, openvino_encoder, preprocess, quantizing
+from visrec_db import errors
+from visrec_db.encoders import openvino_encoder, preprocess
+from visrec_db.models import compiling, quantizing
 
 REPOSITORY = Path(__file__).parents[1]
 LARGE = (4000, 3000)

@@ -12,7 +12,9 @@ from PIL import Image
 
 from benchmarks.database import Connection
 from tests import tiny_clip
-from visrec_db import encoder, images
+from visrec_db.encoders import encoder
+from visrec_db.pictures import images
+from visrec_db.pictures.files import Policy
 
 Vectors = NDArray[np.float32]
 BATCH = 8
@@ -37,10 +39,10 @@ def reference(model: Path, files: Sequence[Path]) -> Vectors:
 
 def full_decode(model: Path, root: Path, paths: Sequence[str]) -> Vectors:
     """visrec's own road with nothing saved: fp32, every picture decoded at its full scale."""
-    from visrec_db import torch_encoder  # noqa: PLC0415 - seconds
+    from visrec_db.encoders import torch_encoder  # noqa: PLC0415 - seconds
 
     ours: Any = encoder.load_torch(str(model), torch_encoder.FLOAT32)
-    policy = images.Policy((str(root),), 1 << 30, 1 << 30)
+    policy = Policy((str(root),), 1 << 30, 1 << 30)
     rows = []
     for start in range(0, len(paths), BATCH):
         some = [images.open_picture(path, policy) for path in paths[start : start + BATCH]]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from visrec_db import hardware
+from visrec_db.encoders import hardware
 
 
 @dataclass(frozen=True)

@@ -3,5 +3,25 @@
 
 \echo Use "CREATE EXTENSION visrec CASCADE" to load this file. \quit
 
+-- Whoever can create in this schema could put a function of theirs in the place of one of ours.
+DO $$
+DECLARE
+    schema pg_catalog.pg_namespace := (SELECT n FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'visrec');
+BEGIN
+    IF pg_catalog.pg_get_userbyid(schema.nspowner) <> current_user
+        OR EXISTS (SELECT FROM pg_catalog.aclexplode(schema.nspacl) AS a
+                   WHERE a.privilege_type = 'CREATE' AND a.grantee <> schema.nspowner)
+        OR EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.pronamespace = schema.oid)
+        OR EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.relnamespace = schema.oid)
+        OR EXISTS (SELECT FROM pg_catalog.pg_type AS t WHERE t.typnamespace = schema.oid)
+        OR EXISTS (SELECT FROM pg_catalog.pg_operator AS o WHERE o.oprnamespace = schema.oid)
+    THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'schema "visrec" is not empty or not yours alone',
+            DETAIL = format('It belongs to %s.', schema.nspowner::pg_catalog.regrole),
+            HINT = 'Drop or rename it: CREATE EXTENSION makes its own.';
+    END IF;
+END
+$$;
 GRANT USAGE ON SCHEMA visrec TO PUBLIC;
 COMMENT ON SCHEMA visrec IS 'visual recommendation: attach a table, and its images have vectors';

@@ -1,5 +1,5 @@
--- What visrec keeps: settings, models, failures, and rows waiting inside a statement.
--- Which tables are attached stands in their own triggers (see attach), and so in every dump.
+-- What visrec keeps: settings, models, attachments and failures. All of it is in dumps; the database's owner, who need
+-- not be a superuser, may dump it.
 
 -- Settings ---------------------------------------------------------------------------------
 
@@ -8,7 +8,7 @@ CREATE TABLE visrec.setting_value (
     value text NOT NULL
 );
 SELECT pg_catalog.pg_extension_config_dump('visrec.setting_value', '');
-COMMENT ON TABLE visrec.setting_value IS 'Settings that an administrator changed; see visrec.setting.';
+COMMENT ON TABLE visrec.setting_value IS 'Settings that differ from their defaults; see visrec.setting.';
 GRANT SELECT ON visrec.setting_value TO PUBLIC;
 
 CREATE VIEW visrec.setting AS
@@ -33,7 +33,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM visrec.setting AS s WHERE s.name = set.name) THEN
         RAISE undefined_object USING
-            MESSAGE = format('there is no setting "%s"', name),
+            MESSAGE = format('unrecognized setting "%s"', name),
             HINT = 'Settings: ' || (SELECT string_agg(s.name, ', ' ORDER BY s.name) FROM visrec.setting AS s) || '.';
     END IF;
     IF value IS NULL THEN
@@ -60,7 +60,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec.set(text, text) IS
-    'Change a setting (see visrec.setting); NULL brings back the default. For the extension''s owner.';
+    'Changes a setting (see visrec.setting); NULL brings back the default. For the extension''s owner.';
 REVOKE ALL ON FUNCTION visrec.set(text, text) FROM PUBLIC;
 
 -- Models -----------------------------------------------------------------------------------
@@ -84,7 +84,49 @@ GRANT SELECT ON visrec.model TO PUBLIC;
 INSERT INTO visrec.model (name, directory, dimension, fingerprint, built_in)
 VALUES ('pixels', NULL, 512, 'pixels-1', true);    -- its reference: see selftest
 
--- Failures ---------------------------------------------------------------------------------
+-- Attachments ------------------------------------------------------------------------------
+
+CREATE SEQUENCE visrec.attachment_id AS integer;
+SELECT pg_catalog.pg_extension_config_dump('visrec.attachment_id', '');
+COMMENT ON SEQUENCE visrec.attachment_id IS 'The next attachment''s id.';
+GRANT USAGE ON SEQUENCE visrec.attachment_id TO PUBLIC;
+GRANT SELECT ON SEQUENCE visrec.attachment_id TO pg_database_owner;
+
+CREATE TABLE visrec.attachment (
+    id integer PRIMARY KEY,
+    relation regclass NOT NULL,
+    name name NOT NULL,
+    columns name[] NOT NULL,
+    numbers smallint[] NOT NULL,
+    types regtype[] NOT NULL,
+    model text NOT NULL,
+    fingerprint text NOT NULL,
+    mode text NOT NULL CHECK (mode = 'sync'),
+    on_error text NOT NULL CHECK (on_error IN ('record', 'raise')),
+    index_method text NOT NULL,
+    index_metric text NOT NULL,
+    reduction integer,
+    components vector[],
+    events regclass,
+    event_columns name[],
+    shells text[] NOT NULL DEFAULT '{}'
+);
+SELECT pg_catalog.pg_extension_config_dump('visrec.attachment', '');
+COMMENT ON TABLE visrec.attachment IS
+    'One line for each attachment: what visrec.attach was told. Only visrec''s functions write it, through '
+    'visrec.own_attachment; people read visrec.attached.';
+COMMENT ON COLUMN visrec.attachment.name IS 'what the functions are named after: posts in similar_posts';
+COMMENT ON COLUMN visrec.attachment.columns IS
+    'the key, the image, the vector, its source, then the shown columns: their names when attach was called';
+COMMENT ON COLUMN visrec.attachment.numbers IS 'the same columns'' numbers (attnum), by which a renamed column is found';
+COMMENT ON COLUMN visrec.attachment.types IS 'the same columns'' types when they were checked';
+COMMENT ON COLUMN visrec.attachment.reduction IS
+    'how often visrec.reduce was called: the number in the name of the function that projects; NULL without a reduction';
+COMMENT ON COLUMN visrec.attachment.components IS 'the principal components that the vectors are projected on';
+COMMENT ON COLUMN visrec.attachment.event_columns IS 'of the table of events: user, item, weight (may be NULL) and time';
+COMMENT ON COLUMN visrec.attachment.shells IS 'SHA-256 of the text of each function that attach wrote for the table';
+CREATE INDEX attachment_relation ON visrec.attachment (relation);
+GRANT SELECT ON visrec.attachment TO PUBLIC;
 
 CREATE FUNCTION visrec._owns(relation oid) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -92,22 +134,18 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION visrec._owns(oid) IS 'Whether the current role has the rights of the table''s owner.';
 
-CREATE FUNCTION visrec._sees_row(relation regclass, row_id text) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    names record;
-    seen boolean;
-BEGIN
-    SELECT * INTO names FROM visrec._names(relation, visrec._attachment(relation));
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%s %s ($1)::%s)',
-        names."table", names.key, names.equals, names.key_type) INTO seen USING row_id;
-    RETURN seen;
-END
-$$;
-COMMENT ON FUNCTION visrec._sees_row(regclass, text) IS 'Whether the current role sees the row with this key.';
+-- A view's conditions are asked as the role that uses it, and its table is written as the view's owner: so a table's
+-- owner writes its own lines and no others, and the table itself, without row-level security, can be dumped.
+CREATE VIEW visrec.own_attachment WITH (security_barrier) AS
+SELECT a.* FROM visrec.attachment AS a WHERE visrec._owns(a.relation)
+WITH CHECK OPTION;
+COMMENT ON VIEW visrec.own_attachment IS 'The attachments of tables of the current role: what visrec.attach writes.';
+GRANT SELECT, INSERT, UPDATE, DELETE ON visrec.own_attachment TO PUBLIC;
 
-CREATE TABLE visrec.failure (
-    relation regclass NOT NULL,
+-- Failures ---------------------------------------------------------------------------------
+
+CREATE TABLE visrec.failed_row (
+    attachment integer NOT NULL REFERENCES visrec.attachment ON DELETE CASCADE,
     row_id text NOT NULL,
     image text,
     code text NOT NULL,
@@ -115,37 +153,24 @@ CREATE TABLE visrec.failure (
     attempts integer NOT NULL DEFAULT 1,
     first_try timestamptz NOT NULL DEFAULT now(),
     last_try timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (relation, row_id)
+    PRIMARY KEY (attachment, row_id)
 );
-SELECT pg_catalog.pg_extension_config_dump('visrec.failure', '');
-COMMENT ON TABLE visrec.failure IS
-    'Rows whose image gave no vector, and why. A line goes when its row''s image is embedded, and when the row goes; '
-    'visrec.retry tries all of a table''s again. Each role sees the failures of tables it may read; where row-level '
-    'security limits what it sees of the table, visrec.coverage counts what it may.';
-COMMENT ON COLUMN visrec.failure.row_id IS 'the row''s primary key as text; a date or time in ISO 8601, in UTC';
-COMMENT ON COLUMN visrec.failure.image IS 'the image''s path as the row has it; NULL for an image stored as bytea';
-COMMENT ON COLUMN visrec.failure.code IS
-    'missing, outside_roots, unreadable, too_large, bomb, timeout, truncated, not_an_image or encoder_unavailable';
-ALTER TABLE visrec.failure ENABLE ROW LEVEL SECURITY;
--- Whoever reads all failures must not run the policies of other people's tables by it: where a table's
--- row-level security applies to the reader, only a query that names that table looks at its rows.
-CREATE POLICY readers ON visrec.failure FOR SELECT USING (
-    CASE WHEN NOT has_table_privilege(relation, 'SELECT') THEN false
-         WHEN NOT row_security_active(relation) THEN true
-         WHEN current_setting('visrec.failures_of', true) IS DISTINCT FROM relation::oid::text THEN false
-         ELSE visrec._sees_row(relation, row_id) END);
-CREATE POLICY owners ON visrec.failure USING (visrec._owns(relation)) WITH CHECK (visrec._owns(relation));
-GRANT SELECT, INSERT, UPDATE, DELETE ON visrec.failure TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('visrec.failed_row', '');
+COMMENT ON TABLE visrec.failed_row IS
+    'Rows whose image gave no vector; people read visrec.failure, and visrec''s functions write visrec.own_failed_row.';
+GRANT SELECT ON visrec.failed_row, visrec.setting_value, visrec.model TO pg_database_owner;
 
--- Rows whose image changed, from the change until the end of the statement that made it ------
+CREATE FUNCTION visrec._owns_attachment(attachment integer) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pg_has_role(c.relowner, 'USAGE')
+    FROM visrec.attachment AS a JOIN pg_class AS c ON c.oid = a.relation WHERE a.id = attachment
+$$;
+COMMENT ON FUNCTION visrec._owns_attachment(integer) IS
+    'Whether the current role has the rights of the attached table''s owner.';
 
-CREATE TABLE visrec.queue (
-    relation regclass NOT NULL,
-    row_id text NOT NULL
-);
-SELECT pg_catalog.pg_extension_config_dump('visrec.queue', '');
-COMMENT ON TABLE visrec.queue IS
-    'Rows to embed: filled and emptied within each UPDATE of an image column, so empty to everyone else.';
-ALTER TABLE visrec.queue ENABLE ROW LEVEL SECURITY;
-CREATE POLICY owners ON visrec.queue USING (visrec._owns(relation)) WITH CHECK (visrec._owns(relation));
-GRANT SELECT, INSERT, UPDATE, DELETE ON visrec.queue TO PUBLIC;
+CREATE VIEW visrec.own_failed_row WITH (security_barrier) AS
+SELECT f.* FROM visrec.failed_row AS f WHERE visrec._owns_attachment(f.attachment)
+WITH CHECK OPTION;
+COMMENT ON VIEW visrec.own_failed_row IS
+    'The failures of tables of the current role: what visrec''s functions write. See visrec.failure.';
+GRANT SELECT, INSERT, UPDATE, DELETE ON visrec.own_failed_row TO PUBLIC;

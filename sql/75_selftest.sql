@@ -65,7 +65,8 @@ UPDATE visrec.model SET reference =
 WHERE name = 'pixels';
 
 CREATE FUNCTION visrec.selftest(OUT "check" text, OUT ok boolean, OUT result text, OUT advice text) RETURNS SETOF record
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- As the extension's owner: who may only monitor neither looks at files nor embeds.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     root text;
     registered visrec.model;
@@ -76,7 +77,7 @@ BEGIN
         "check" := format('image root %s', root);
         ok := coalesce((pg_stat_file(root, true)).isdir, false);
         result := CASE WHEN ok THEN 'a directory' ELSE 'no such directory' END;
-        advice := CASE WHEN NOT ok THEN 'Make it, or SELECT visrec.set(''image_roots'', …).' END;
+        advice := CASE WHEN NOT ok THEN 'Make it, or SELECT visrec.set(''image_roots'', …);' END;
         RETURN NEXT;
     END LOOP;
     FOR registered IN SELECT m.* FROM visrec.model AS m ORDER BY m.name LOOP
@@ -107,5 +108,5 @@ END
 $$;
 COMMENT ON FUNCTION visrec.selftest() IS
     'One row for each check: the image roots, each registered model (its vector of a test picture against the one it '
-    'gave when it was registered), and what runs the models; with what to do where one fails. For the extension''s owner.';
+    'gave when it was registered), and what runs the models; with what to do where one fails. For the extension''s owner and monitors.';
 REVOKE ALL ON FUNCTION visrec.selftest() FROM PUBLIC;

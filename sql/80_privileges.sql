@@ -1,76 +1,122 @@
--- Who may do what. PUBLIC may read settings and models, and search attached tables with the rights
--- it has on them. A role that attaches tables or embeds images of its own needs one grant.
+-- Who may do what. PUBLIC may read settings and attachments, and search attached tables with the rights it has on them. A
+-- role that attaches tables or embeds images of its own needs a grant, and so does one that monitors.
 
-CREATE FUNCTION visrec._granted_functions() RETURNS SETOF regprocedure
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT unnest(ARRAY[
-        'visrec.attach(regclass, name, name, text, text, text, name[])',
-        'visrec.backfill(regclass, integer, bigint)',
-        'visrec.retry(regclass)',
-        'visrec.duplicates(regclass, integer, double precision)',
-        'visrec.reduce(regclass, integer)',
-        'visrec.embed_image(text, text)',
-        'visrec.embed_image(bytea, text)',
-        'visrec.embed_text(text, text)',
-        'visrec._use_model(text)',
-        'visrec._embed(text, text, bytea, text)',
-        'visrec._embed_rows(oid, jsonb, text[])',
-        'visrec._embed_queued(oid, jsonb)',
-        'visrec._write_vectors(oid, jsonb, text[])',
-        'visrec._backfill_batch(oid, jsonb, text, integer, integer)',
-        'visrec._duplicate_kinds(oid, jsonb, text[], text[])',
-        'visrec._principal_components(bytea, integer, integer)'
-    ]::regprocedure[])
+CREATE FUNCTION visrec._granted_functions(access text) RETURNS SETOF regprocedure
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF access = 'embed' THEN
+        RETURN QUERY SELECT unnest(ARRAY[
+            'visrec.attach(regclass, name, name, text, text, text, name[], name)',
+            'visrec.backfill(regclass, integer, bigint, name)',
+            'visrec.retry(regclass, name)',
+            'visrec.recheck(regclass, name)',
+            'visrec.duplicates(regclass, integer, double precision, name)',
+            'visrec.reduce(regclass, integer, name)',
+            'visrec.embed_image(text, text)',
+            'visrec.embed_image(bytea, text)',
+            'visrec.embed_text(text, text)',
+            'visrec._use_model(text)',
+            'visrec._commit(boolean)',
+            'visrec._embed(text, text, bytea, text)',
+            'visrec._python_embed_rows(integer, text[], text, boolean)',
+            'visrec._python_backfill_batch(integer, text, integer, integer)',
+            'visrec._duplicate_kinds(integer, text[], text[])',
+            'visrec._file_stamps(text[])',
+            'visrec._principal_components(bytea, integer, integer)'
+        ]::regprocedure[]);
+    ELSIF access = 'monitor' THEN
+        RETURN QUERY SELECT unnest(ARRAY[
+            'visrec.encoder_status()',
+            'visrec._encoder_status()',
+            'visrec.selftest()',
+            'visrec._monitor_coverage(integer)'
+        ]::regprocedure[]);
+    ELSE
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('unknown access "%s"', coalesce(access, 'NULL')),
+            HINT = 'It is "embed" or "monitor".';
+    END IF;
+END
 $$;
-COMMENT ON FUNCTION visrec._granted_functions() IS 'What visrec.grant_access grants.';
+COMMENT ON FUNCTION visrec._granted_functions(text) IS 'What visrec.grant_access grants.';
 
-CREATE FUNCTION visrec.grant_access(role regrole) RETURNS void
+CREATE FUNCTION visrec.grant_access(role regrole, access text DEFAULT 'embed') RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     function regprocedure;
 BEGIN
-    FOR function IN SELECT visrec._granted_functions() LOOP
+    FOR function IN SELECT visrec._granted_functions(access) LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', function, role);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION visrec.grant_access(regrole) IS
-    'Let a role attach its tables and embed images and texts: it can then read, as vectors, any image inside '
-    'image_roots. Roles that only use attached tables need no grant. For the extension''s owner.';
-REVOKE ALL ON FUNCTION visrec.grant_access(regrole) FROM PUBLIC;
+COMMENT ON FUNCTION visrec.grant_access(regrole, text) IS
+    'Gives a role a right. embed: to attach its tables and embed images and texts; it can then read, as vectors, any image '
+    'inside image_roots. monitor: encoder_status, selftest, and coverage and failures of all tables. Roles that only use '
+    'attached tables need neither. For the extension''s owner.';
+REVOKE ALL ON FUNCTION visrec.grant_access(regrole, text) FROM PUBLIC;
 
-CREATE FUNCTION visrec.revoke_access(role regrole) RETURNS void
+CREATE FUNCTION visrec.revoke_access(role regrole, access text DEFAULT 'embed') RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     function regprocedure;
 BEGIN
-    FOR function IN SELECT visrec._granted_functions() LOOP
+    FOR function IN SELECT visrec._granted_functions(access) LOOP
         EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM %s', function, role);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION visrec.revoke_access(regrole) IS
-    'Take back what visrec.grant_access gave. Rows of tables the role owns are then no longer embedded.';
-REVOKE ALL ON FUNCTION visrec.revoke_access(regrole) FROM PUBLIC;
+COMMENT ON FUNCTION visrec.revoke_access(regrole, text) IS
+    'Takes back what visrec.grant_access gave. Rows of tables of a role without embed are kept without a vector.';
+REVOKE ALL ON FUNCTION visrec.revoke_access(regrole, text) FROM PUBLIC;
 
 CREATE FUNCTION visrec._check_access(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner regrole := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation);
 BEGIN
-    IF has_function_privilege(owner, 'visrec._write_vectors(oid, jsonb, text[])', 'EXECUTE') THEN
+    IF has_function_privilege(owner, 'visrec._python_embed_rows(integer, text[], text, boolean)', 'EXECUTE') THEN
         RETURN;
-    ELSIF has_function_privilege('visrec.grant_access(regrole)', 'EXECUTE') THEN
+    ELSIF has_function_privilege('visrec.grant_access(regrole, text)', 'EXECUTE') THEN
         PERFORM visrec.grant_access(owner);
         RAISE NOTICE USING
-            MESSAGE = format('role %s, which owns table "%s", may now embed images', owner, relation),
-            DETAIL = 'Its rows are embedded with its rights.';
+            MESSAGE = format('role %s, the owner of table "%s", may now embed images', owner, visrec._label(relation)),
+            DETAIL = 'The table''s rows are embedded with its rights.';
     ELSE
         RAISE insufficient_privilege USING
-            MESSAGE = format('role %s, which owns table "%s", may not embed images', owner, relation),
+            MESSAGE = format('permission denied to embed images for role %s, the owner of table "%s"', owner, visrec._label(relation)),
             HINT = format('An administrator can allow it: SELECT visrec.grant_access(%L);', owner);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_access(regclass) IS
     'Makes sure that a table''s owner, as whom its rows are embedded, may do that.';
+
+-- Default privileges of the role that creates the extension may have given all this to others than PUBLIC; and what an
+-- event trigger or a trigger calls, nobody else does.
+DO $$
+DECLARE
+    given record;
+BEGIN
+    FOR given IN
+        SELECT p.oid::pg_catalog.regprocedure AS function, a.grantee
+        FROM pg_catalog.pg_proc AS p, pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) AS a
+        WHERE p.pronamespace = 'visrec'::pg_catalog.regnamespace AND a.grantee <> p.proowner
+          AND (a.grantee <> 0 OR p.prorettype IN ('trigger'::pg_catalog.regtype, 'event_trigger'::pg_catalog.regtype))
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM %s', given.function,
+            CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(given.grantee)) END);
+    END LOOP;
+    FOR given IN
+        SELECT c.oid::pg_catalog.regclass AS relation, c.relkind, a.grantee, a.privilege_type
+        FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS a
+        WHERE c.relnamespace = 'visrec'::pg_catalog.regnamespace AND a.grantee <> c.relowner
+          AND (a.grantee <> 0 OR a.privilege_type NOT IN ('SELECT', 'USAGE') AND c.relname NOT IN ('own_attachment', 'own_failed_row'))
+          AND pg_catalog.pg_get_userbyid(a.grantee) <> 'pg_database_owner'
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE %s ON %s %s FROM %s', given.privilege_type, CASE given.relkind WHEN 'S' THEN 'SEQUENCE'
+            ELSE 'TABLE' END, given.relation, CASE given.grantee WHEN 0 THEN 'PUBLIC'
+            ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(given.grantee)) END);
+    END LOOP;
+END
+$$;

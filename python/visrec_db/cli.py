@@ -7,13 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from visrec_db import __version__, errors, models
+from visrec_db import __version__, errors
+from visrec_db.models import models
 
 DEFAULT_MODEL_DIRECTORY = "/var/lib/visrec/models"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status: 0, or 1 with a line and a hint on standard error."""
+    """Runs the command; returns 0, or 1 after a line and a hint on standard error."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _pull(options: argparse.Namespace) -> None:
     os.umask(0o022)  # the server's operating-system user must be able to read it
-    directory = models.pull(options.name, options.directory)
+    directory = models.pull(options.name, options.directory, _load)
     name = models.directory_name(options.name)
     print(f"{name} is in {directory}")
     try:
@@ -73,6 +74,12 @@ def _pull(options: argparse.Namespace) -> None:
     print(f"Register it: SELECT visrec.register_model('{name}');")
 
 
+def _load(directory: Path) -> None:
+    from visrec_db.encoders import encoder  # noqa: PLC0415 - imports numpy and Pillow
+
+    encoder.load(str(directory))
+
+
 def _compile(options: argparse.Namespace) -> None:
     os.umask(0o022)
     directory = options.directory / models.directory_name(options.name)
@@ -80,7 +87,8 @@ def _compile(options: argparse.Namespace) -> None:
 
 
 def _compiled(directory: Path, exact: bool, *, again: bool) -> str:
-    from visrec_db import compiling, openvino_encoder  # noqa: PLC0415 - import numpy and Pillow
+    from visrec_db.encoders import openvino_encoder  # noqa: PLC0415 - imports numpy and Pillow
+    from visrec_db.models import compiling  # noqa: PLC0415
 
     manifest = None if again else openvino_encoder.usable(directory)
     if manifest is None:

@@ -10,12 +10,18 @@ VisrecError
 │   ├── ImageTimeout        timeout          54000
 │   ├── ImageTruncated      truncated        22P03
 │   └── NotAnImage          not_an_image     22P03
-└── EncoderError            the model's fault: no picture can be embedded
-    ├── EncoderUnavailable  encoder_unavailable  55000
-    └── NoTextTower         no_text_tower        0A000
+├── EncoderError            the model's fault: no picture can be embedded
+│   ├── EncoderUnavailable  encoder_unavailable  55000
+│   └── NoTextTower         no_text_tower        0A000
+├── InvalidRequest          invalid_request      22023
+└── Canceled                canceled             57014
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class VisrecError(Exception):
@@ -31,6 +37,15 @@ class VisrecError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what SQL needs to raise it, and ``from_dict`` to make it again."""
+        return {
+            "code": self.code,
+            "sqlstate": self.sqlstate,
+            "message": self.message,
+            "hint": self.hint,
+        }
 
 
 class ImageError(VisrecError):
@@ -109,3 +124,32 @@ class NoTextTower(EncoderError):
 
     code = "no_text_tower"
     sqlstate = "0A000"  # feature_not_supported
+
+
+class InvalidRequest(VisrecError):
+    """What was asked cannot be, whatever the images and models are."""
+
+    code = "invalid_request"
+    sqlstate = "22023"  # invalid_parameter_value
+
+
+class Canceled(VisrecError):
+    """The statement was canceled, or ran into statement_timeout."""
+
+    code = "canceled"
+    sqlstate = "57014"  # query_canceled
+
+
+_CAUSES: list[type[VisrecError]] = [
+    *ImageError.__subclasses__(),
+    *EncoderError.__subclasses__(),
+    InvalidRequest,
+    Canceled,
+]
+ERRORS = {cause.code: cause for cause in _CAUSES}
+"""Each cause's class by its code."""
+
+
+def from_dict(found: dict[str, Any]) -> VisrecError:
+    """Makes the error of which ``as_dict`` was sent."""
+    return ERRORS.get(found["code"], EncoderUnavailable)(found["message"], found["hint"])

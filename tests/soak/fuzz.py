@@ -17,20 +17,25 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from visrec_db import errors, images, limits, scheduler
+from visrec_db import errors
+from visrec_db.pictures import images, limits
+from visrec_db.pictures.files import Policy
+from visrec_db.results import Embedding
+from visrec_db.service import scheduler
 
 Pictures = dict[str, bytes]
 
 SEED = 11
 ODD = Path(os.environ.get("VISREC_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SMALL = 20_000  # bytes of an odd picture that is worth damaging
-POLICY = images.Policy((), max_bytes=10_000_000, max_pixels=100_000_000, max_seconds=20)
+POLICY = Policy((), max_bytes=10_000_000, max_pixels=100_000_000, max_seconds=20)
 
 
 # Good pictures --------------------------------------------------------------------------------
@@ -41,6 +46,7 @@ def good_pictures() -> Pictures:
     return written_pictures() | odd_pictures()
 
 
+@cache  # an encoder may write the same picture in other bytes each time
 def written_pictures() -> Pictures:
     """One of each kind that this Pillow can write, and of some that it can only read."""
     coarse = np.random.default_rng(5).integers(0, 256, (6, 8, 4), dtype=np.uint8)
@@ -293,14 +299,14 @@ class Report:
 class Asked(scheduler.Request):
     """A request of one picture that can be waited for."""
 
-    def __init__(self, model: scheduler.Model, data: bytes) -> None:
+    def __init__(self, model: scheduler.LazyEncoder, data: bytes) -> None:
         self.answered = threading.Event()
         super().__init__(model, [data], POLICY, False, self.answered.set)
 
 
 def run(count: int, seed: int = SEED, say: Callable[[str], None] = print) -> Report:
     """Send the mutants through a scheduler with ``pixels``, one after the other."""
-    work, model = scheduler.Scheduler(decoders=2), scheduler.Model(None)
+    work, model = scheduler.Scheduler(decoders=2), scheduler.LazyEncoder(None)
     report = Report()
     started = time.monotonic()
     for name, data in mutants(seed, count):
@@ -313,7 +319,7 @@ def run(count: int, seed: int = SEED, say: Callable[[str], None] = print) -> Rep
         report.tried += 1
         report.slowest = max(report.slowest, (time.monotonic() - begun, name))
         match asked.results:
-            case [str()]:
+            case [Embedding()]:
                 report.vectors += 1
             case [errors.ImageError() as error]:
                 report.failures[error.code] += 1
@@ -333,5 +339,5 @@ def resident() -> int:
 
 
 if __name__ == "__main__":
-    limits.give_memory_back()
+    limits.return_freed_memory()
     print(run(int(sys.argv[1]) if len(sys.argv) > 1 else 2000))

@@ -19,7 +19,9 @@ import pytest
 
 from tests import tiny_clip as tiny
 from tests.conftest import REPOSITORY
-from visrec_db import __version__, cli, encoder, errors, models
+from visrec_db import __version__, cli, errors
+from visrec_db.encoders import encoder
+from visrec_db.models import models
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = f"{tiny.FOLDER}/model.safetensors"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visrec_db import colours, images, limits
+from visrec_db.pictures import colours, images, limits
 
 PACKAGE = Path(colours.__file__).parents[1]
 SIZE = (150, 110)
@@ -95,7 +95,7 @@ def encoded(picture: Image.Image, format: str) -> bytes:  # noqa: A002
 MEASURE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from visrec_db import images
+from visrec_db.pictures import images
 def peak():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from visrec_db import components, errors, reduction
+from visrec_db import errors
+from visrec_db.service import components, protocol
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +52,68 @@ def test_all_components_lose_nothing(vectors):
     assert components.loss(vectors, found) == (1, 1)
 
 
-def test_an_answer_is_read_as_it_was_given(vectors):
-    encoder = components.ComponentsEncoder()
-    request = reduction.request(vectors.astype(">f4").tobytes(), 40, 3)
-    [answer] = encoder.encode_texts([request])
-    text = "[" + ",".join(f"{number:.9g}" for number in answer) + "]"
-    parsed = reduction.parse_answer(text, 40)
-    rows = [[float(n) for n in row[1:-1].split(",")] for row in parsed["components"]]
+def as_sample(vectors):
+    return vectors.astype(">f4").tobytes()
+
+
+def test_an_answer_gives_the_components_as_texts(vectors):
+    answer = components.compute(as_sample(vectors), 40, 3)
+    rows = [[float(n) for n in row[1:-1].split(",")] for row in answer["components"]]
     found, share = components.components(vectors, 3)
     assert np.array_equal(np.array(rows, np.float32), found)
-    assert parsed["variance"] == pytest.approx(share, abs=1e-6)
-    assert 0 < parsed["neighbours"] <= parsed["recall"] <= 1
+    assert answer["variance"] == pytest.approx(share, abs=1e-6)
+    assert 0 < answer["neighbours"] <= answer["recall"] <= 1
+
+
+def test_a_child_process_gives_the_same(vectors):
+    answer = asyncio.run(components.run_child(as_sample(vectors), 40, 3))
+    assert answer == components.compute(as_sample(vectors), 40, 3)
 
 
 def test_a_vector_that_is_not_finite_is_refused(vectors):
     spoilt = vectors.copy()
     spoilt[5, 7] = np.nan
-    request = reduction.request(spoilt.astype(">f4").tobytes(), 40, 3)
-    with pytest.raises(errors.EncoderUnavailable, match="not finite"):
-        components.ComponentsEncoder().encode_texts([request])
+    with pytest.raises(errors.InvalidRequest, match="not finite"):
+        components.compute(as_sample(spoilt), 40, 3)
+    answer = asyncio.run(components.run_child(as_sample(spoilt), 40, 3))
+    assert (answer["error"]["code"], answer["error"]["sqlstate"]) == ("invalid_request", "22023")
+
+
+@pytest.mark.parametrize(
+    ("size", "dimension", "dims"),
+    [
+        (160, 0, 1), (160, -1, 1), (160, 40, 0), (160, 40, 41), (161, 40, 3), (164, 40, 3),
+        (0, 40, 3), (80_000_160, 40, 3),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(size, dimension, dims):
+    with pytest.raises(errors.InvalidRequest):
+        protocol.check_sample(size, dimension, dims)
+
+
+def test_a_checkpoint_stops_it(vectors):
+    class Stop(Exception):
+        pass
+
+    def checkpoint():
+        raise Stop
+
+    with pytest.raises(Stop):
+        components.compute(as_sample(vectors), 40, 3, checkpoint)
+
+
+def test_a_child_ends_with_its_parent(vectors):
+    """Without a fault: where the postmaster is process 1, it looks at every orphan's status."""
+    script = "from visrec_db.service import components; components.main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, "4000", "5", "8000000"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={"PYTHONPATH": str(Path(components.__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"},
+    )
+    child.stdin.write(
+        np.random.default_rng(1).random(2_000_000, np.float32).astype(">f4").tobytes()
+    )
+    child.stdin.flush()
+    child.stdin.close()
+    assert child.wait(5) == 0

@@ -17,7 +17,10 @@ import transformers
 from PIL import Image
 
 from tests import tiny_clip as models
-from visrec_db import encoder, errors, images
+from visrec_db import errors
+from visrec_db.backend import in_process
+from visrec_db.encoders import encoder, hardware, torch_encoder
+from visrec_db.pictures import images
 
 POLICY = images.Policy(roots=(), max_bytes=10_000_000, max_pixels=10_000_000)
 TEXTS = ["a red shoe", "A RED SHOE!", "two blue hats", "é 鞋", "word " * 100]
@@ -25,7 +28,8 @@ TEXTS = ["a red shoe", "A RED SHOE!", "two blue hats", "é 鞋", "word " * 100]
 
 @pytest.fixture(scope="module")
 def clip(tiny_clip: Path) -> encoder.Encoder:
-    return encoder.load(str(tiny_clip))
+    """In float32, whatever this machine would choose: its vectors are compared to rounding."""
+    return encoder.load_torch(str(tiny_clip), torch_encoder.FLOAT32)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +67,18 @@ def embedded(model: encoder.Encoder, pictures: Sequence[Image.Image]) -> np.ndar
     return model.encode_prepared([model.prepare(picture) for picture in pictures])
 
 
-def assert_same_vectors(ours: np.ndarray, reference: np.ndarray) -> None:
+LEAST = {"f32": 0.99999, "bf16": 0.99, "f16": 0.999}
+"""The mean cosine that each precision must reach beside float32."""
+
+
+def assert_same_vectors(ours: np.ndarray, reference: np.ndarray, precision: str = "f32") -> None:
     """Equal up to rounding, by cosine about the mean: random weights put all vectors close."""
     assert ours.shape == reference.shape
     reference = reference / np.linalg.norm(reference, axis=1, keepdims=True)
     mean = reference.mean(axis=0)
     ours, reference = ours - mean, reference - mean
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(reference, axis=1)
-    assert ((ours * reference).sum(axis=1) / norms).min() >= 0.99999
+    assert ((ours * reference).sum(axis=1) / norms).min() >= LEAST[precision]
 
 
 def reference_vectors(directory: Path, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -124,10 +132,26 @@ def test_texts_get_the_reference_pipelines_vectors(clip: encoder.Encoder, tiny_c
     assert_same_vectors(vectors, reference_text_vectors(tiny_clip / models.FOLDER, TEXTS))
 
 
+@pytest.mark.parametrize("flags", [{"avx512_bf16"}, set()], ids=["bf16", "none"])
+def test_what_the_processor_can_do_chooses_the_numbers(
+    tiny_clip: Path, pictures: list[Image.Image], flags: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = f"flags : fpu {' '.join(flags)}"
+    monkeypatch.setattr(hardware, "_read", lambda file: cpuinfo if file.name == "cpuinfo" else "")
+    monkeypatch.setattr(hardware, "may_have_cuda", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    chosen = encoder.load(str(tiny_clip))
+    assert chosen.precision == ("bf16" if flags else "f32")
+    reference = reference_vectors(tiny_clip / models.FOLDER, pictures)
+    assert_same_vectors(embedded(chosen, pictures), reference, chosen.precision)
+    monkeypatch.setattr(hardware, "MASKED", {"avx512_bf16"})
+    assert not hardware.has_bf16()
+
+
 def test_a_plain_clip_gives_the_same_vectors(
     clip: encoder.Encoder, plain_clip: Path, pictures: list[Image.Image]
 ) -> None:
-    plain = encoder.load(str(plain_clip))
+    plain = encoder.load_torch(str(plain_clip), torch_encoder.FLOAT32)
     assert type(plain) is not type(clip)
     assert plain.dimension == clip.dimension
     assert_same_vectors(embedded(plain, pictures), reference_vectors(plain_clip, pictures))
@@ -137,7 +161,7 @@ def test_a_plain_clip_gives_the_same_vectors(
 def test_any_image_model_loads_and_says_its_dimension(
     tiny_vit: Path, pictures: list[Image.Image]
 ) -> None:
-    vit = encoder.load(str(tiny_vit))
+    vit = encoder.load_torch(str(tiny_vit), torch_encoder.FLOAT32)
     vectors = embedded(vit, pictures)
     assert vit.dimension == 48
     model = transformers.ViTModel.from_pretrained(tiny_vit).eval()
@@ -149,12 +173,13 @@ def test_any_image_model_loads_and_says_its_dimension(
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (2, 3, 4, 4)], ids=["tokens", "feature-map"])
 def test_a_model_without_pooled_output_gets_the_mean_of_its_states(shape: tuple[int, ...]) -> None:
-    from visrec_db.torch_encoder import _pooled  # noqa: PLC0415 - imports torch
 
     states = torch.rand(shape)
     output = transformers.modeling_outputs.BaseModelOutput(last_hidden_state=states)
     axes = (1,) if len(shape) == 3 else (2, 3)
-    assert _pooled(output).numpy() == pytest.approx(states.numpy().mean(axis=axes), abs=1e-6)
+    assert torch_encoder._pooled(output).numpy() == pytest.approx(
+        states.numpy().mean(axis=axes), abs=1e-6
+    )
 
 
 @pytest.mark.data
@@ -216,7 +241,7 @@ def test_a_directory_without_a_model_is_unavailable(tmp_path: Path, kind: str) -
         directory.mkdir()
     elif kind == "file":
         directory.touch()
-    with pytest.raises(errors.EncoderUnavailable, match="no model in") as caught:
+    with pytest.raises(errors.EncoderUnavailable, match="contains neither") as caught:
         encoder.load(str(directory))
     assert (caught.value.code, caught.value.sqlstate) == ("encoder_unavailable", "55000")
     assert "visrec model pull" in (caught.value.hint or "")
@@ -279,8 +304,8 @@ def nothing() -> None:
 
 def test_order_is_kept_and_a_bad_picture_fails_alone() -> None:
     sources = [b"bad", png(10), "../bad.png", png(20), png(30), b""]
-    results = encoder.embed_images(Recording(), sources, POLICY, nothing)
-    seen = [result if isinstance(result, str) else type(result) for result in results]
+    results = in_process.embed_images(Recording(), sources, POLICY, nothing)
+    seen = [getattr(result, "vector", type(result)) for result in results]
     assert seen == [
         errors.NotAnImage,
         "[10,1,2]",
@@ -293,8 +318,8 @@ def test_order_is_kept_and_a_bad_picture_fails_alone() -> None:
 
 def test_no_picture_or_only_bad_ones_run_no_model() -> None:
     model = Recording()
-    assert encoder.embed_images(model, [], POLICY, nothing) == []
-    [error] = encoder.embed_images(model, [b"bad"], POLICY, nothing)
+    assert in_process.embed_images(model, [], POLICY, nothing) == []
+    [error] = in_process.embed_images(model, [b"bad"], POLICY, nothing)
     assert type(error) is errors.NotAnImage
     assert model.batches == []
 
@@ -304,10 +329,12 @@ def test_many_pictures_go_through_in_several_passes() -> None:
     count = 2 * Recording.batch + 3
     sources: list[bytes] = [png(shade) for shade in range(count)]
     sources[5] = b"bad"  # so that places and rows of a pass differ
-    results = encoder.embed_images(model, sources, POLICY, nothing)
+    results = in_process.embed_images(model, sources, POLICY, nothing)
     assert model.batches == [Recording.batch, Recording.batch, 2]
     assert type(results.pop(5)) is errors.NotAnImage
-    assert results == [f"[{shade},1,2]" for shade in range(count) if shade != 5]
+    assert [result.vector for result in results] == [
+        f"[{shade},1,2]" for shade in range(count) if shade != 5
+    ]
 
 
 class Stop(Exception):
@@ -316,7 +343,9 @@ class Stop(Exception):
 
 def test_checkpoint_is_called_for_each_picture_and_pass() -> None:
     calls: list[None] = []
-    encoder.embed_images(Recording(), [png(1), b"bad", png(2)], POLICY, lambda: calls.append(None))
+    in_process.embed_images(
+        Recording(), [png(1), b"bad", png(2)], POLICY, lambda: calls.append(None)
+    )
     assert len(calls) == 3 + 1
 
 
@@ -333,14 +362,14 @@ def test_a_checkpoint_that_raises_stops_the_work(after: int) -> None:
         calls += 1
 
     with pytest.raises(Stop):
-        encoder.embed_images(model, sources, POLICY, checkpoint)
+        in_process.embed_images(model, sources, POLICY, checkpoint)
     assert model.batches == []
 
 
 def test_a_model_embeds_encoded_pictures(clip: encoder.Encoder) -> None:
-    [text] = encoder.embed_images(clip, [png(200)], POLICY, nothing)
+    [found] = in_process.embed_images(clip, [png(200)], POLICY, nothing)
     expected = embedded(clip, [Image.new("RGB", (4, 4), (200, 1, 2))])[0]
-    assert np.array(json.loads(text), np.float32).tolist() == expected.tolist()
+    assert np.array(json.loads(found.vector), np.float32).tolist() == expected.tolist()
 
 
 # Vectors as text ------------------------------------------------------------------------

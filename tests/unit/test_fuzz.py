@@ -8,7 +8,8 @@ import time
 from PIL import Image
 
 from tests.soak import fuzz
-from visrec_db import errors, images
+from visrec_db import errors
+from visrec_db.pictures import images
 
 
 def test_each_gives_a_picture_or_an_image_error_and_soon() -> None:

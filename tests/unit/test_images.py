@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -18,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visrec_db import errors, images
+from visrec_db import errors
+from visrec_db.pictures import files, images
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 BYTES, PIXELS = 10_000_000, 1_000_000
@@ -126,13 +128,24 @@ def test_a_file_that_is_not_there_is_missing(root: Path, policy: images.Policy, 
     refusal(errors.ImageMissing, str(root / path), policy)
 
 
+def test_an_empty_path_is_missing(policy: images.Policy) -> None:
+    assert refusal(errors.ImageMissing, "", policy).message == "the path is empty"
+
+
+@pytest.mark.parametrize("path", ["http://host/x.png", "s3://bucket/x.png", "File:///x.png"])
+def test_a_url_is_said_to_be_one(policy: images.Policy, path: str) -> None:
+    error = refusal(errors.ImageUnreadable, path, policy)
+    assert error.message == "images are not fetched from URLs yet"
+    assert "image_roots" in (error.hint or "")
+
+
 def test_a_link_to_nothing_is_missing(root: Path, policy: images.Policy) -> None:
     (root / "dangling.png").symlink_to("nothing")
     refusal(errors.ImageMissing, "dangling.png", policy)
 
 
 @pytest.mark.parametrize(
-    "path", ["", "..", "../secret.png", "a/../../secret.png", "a/..", "{root}/../secret.png"]
+    "path", ["..", "../secret.png", "a/../../secret.png", "a/..", "{root}/../secret.png"]
 )
 def test_dot_dot_is_refused_even_where_it_would_stay_inside(
     root: Path, policy: images.Policy, path: str
@@ -167,6 +180,60 @@ def test_a_link_out_of_the_roots_is_refused(root: Path, policy: images.Policy, l
     (root / "folder").symlink_to(outside)
     path = link if link == "file.png" else "folder/secret.png"
     refusal(errors.ImageOutsideRoots, path, policy)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_out_of_the_roots_does_not_tell_what_is_there(
+    root: Path, policy: images.Policy, there: bool
+) -> None:
+    outside = root.parent / "secret.png"
+    if there:
+        outside.write_bytes(encoded(Image.new("RGB", (2, 2))))
+    (root / "x.png").symlink_to(outside)
+    error = refusal(errors.ImageOutsideRoots, "x.png", policy)
+    assert error.message == "the path is a link that leads out of image_roots"
+
+
+def test_a_link_put_in_place_between_two_looks_is_refused(
+    root: Path, policy: images.Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = root.parent / "secret.png"
+    outside.write_bytes(encoded(Image.new("RGB", (2, 2))))
+    (root / "x.png").write_bytes(b"")
+    opened = os.open
+
+    def exchange(path: str, flags: int) -> int:
+        (root / "x.png").unlink()
+        (root / "x.png").symlink_to(outside)
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", exchange)
+    refusal(errors.ImageOutsideRoots, "x.png", policy)
+
+
+# Stamps ---------------------------------------------------------------------------------
+
+
+def test_a_stamp_is_of_the_content_that_was_read(
+    root: Path, policy: images.Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "x.bin").write_bytes(b"abc")
+    os.utime(root / "x.bin", ns=(1, 1_000_000_001))
+    digest = hashlib.sha256(b"3:1000000001").digest()
+    stamp = int.from_bytes(digest, "big") >> (256 - 63)
+    assert files.read_file("x.bin", policy) == files.Content(b"abc", stamp)
+    assert files.file_stamps(["x.bin", str(root / "x.bin")], policy) == [stamp, stamp]
+    os.utime(root / "x.bin", ns=(1, 1_000_000_002))
+    assert files.file_stamps(["x.bin"], policy) not in ([stamp], [None])
+    assert images.read(b"abc", policy).stamp is None
+
+
+def test_what_cannot_be_read_has_no_stamp(root: Path, policy: images.Policy) -> None:
+    (root.parent / "outside.png").touch()
+    (root / "link.png").symlink_to(root.parent / "outside.png")
+    a_pipe(root / "pipe")
+    bad = ["", "none.png", "../outside.png", "link.png", "pipe", ".", "http://host/x.png", "a\0b"]
+    assert files.file_stamps(bad, policy) == [None] * len(bad)
 
 
 # Files that are none --------------------------------------------------------------------
@@ -231,7 +298,7 @@ def test_an_error_while_reading_is_unreadable(
         raise OSError(5, "Input/output error")
 
     (root / "x.png").write_bytes(encoded(Image.new("RGB", (2, 2))))
-    monkeypatch.setattr(images, "_read_at_most", fail)
+    monkeypatch.setattr(files, "_read_at_most", fail)
     assert "Input/output" in refusal(errors.ImageUnreadable, "x.png", policy).message
 
 
@@ -269,13 +336,13 @@ def test_a_file_that_grows_while_it_is_read_is_refused(
     root: Path, policy: images.Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / "x.png").write_bytes(encoded(noise()))
-    read_at_most = images._read_at_most
+    read_at_most = files._read_at_most
 
     def grow(file: io.FileIO, limit: int) -> bytes:
         os.truncate(root / "x.png", 2 * BYTES)
         return read_at_most(file, limit)
 
-    monkeypatch.setattr(images, "_read_at_most", grow)
+    monkeypatch.setattr(files, "_read_at_most", grow)
     refusal(errors.ImageTooLarge, "x.png", policy)
 
 
@@ -285,7 +352,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     """The first reading gets half of the old file and half of the new one."""
     old, new = (encoded(Image.new("RGB", (64, 64), shade), "BMP") for shade in (RED, WHITE))
     (root / "x.bmp").write_bytes(old)
-    read_at_most = images._read_at_most
+    read_at_most = files._read_at_most
     readings = []
 
     def change(file: io.FileIO, limit: int) -> bytes:
@@ -296,7 +363,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
         (root / "x.bmp").write_bytes(new)
         return begin + read_at_most(file, limit)
 
-    monkeypatch.setattr(images, "_read_at_most", change)
+    monkeypatch.setattr(files, "_read_at_most", change)
     assert colour(images.open_picture("x.bmp", policy)) == WHITE
     assert len(readings) == 2
 
@@ -306,7 +373,7 @@ def test_a_file_that_keeps_changing_is_unreadable(
     root: Path, policy: images.Policy, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     (root / "x.png").write_bytes(encoded(noise()))
-    read_at_most = images._read_at_most
+    read_at_most = files._read_at_most
 
     def disturb(file: io.FileIO, limit: int) -> bytes:
         if change == "cut short":
@@ -316,7 +383,7 @@ def test_a_file_that_keeps_changing_is_unreadable(
         os.utime(root / "x.png", ns=(time.time_ns(), time.time_ns()))
         return data
 
-    monkeypatch.setattr(images, "_read_at_most", disturb)
+    monkeypatch.setattr(files, "_read_at_most", disturb)
     assert "changes" in refusal(errors.ImageUnreadable, "x.png", policy).message
 
 

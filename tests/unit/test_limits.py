@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from visrec_db import errors, limits
+from visrec_db import errors
+from visrec_db.pictures import limits
 
 MEGA = 1_000_000
 
@@ -130,8 +131,8 @@ def test_one_that_is_given_up_lets_others_in(room: limits.Room) -> None:
 LARGE_BLOCKS = """
 import ctypes, sys
 sys.path.insert(0, sys.argv[1])
-from visrec_db import limits
-limits.give_memory_back()
+from visrec_db.pictures import limits
+limits.return_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
@@ -147,6 +148,6 @@ print(libc.mallinfo2().hblks - before)
 
 
 def test_large_blocks_go_back_to_the_system() -> None:
-    package = str(Path(limits.__file__).parents[1])
+    package = str(Path(limits.__file__).parents[2])
     command = [sys.executable, "-c", LARGE_BLOCKS, package]
     assert subprocess.check_output(command, text=True) == "1\n"

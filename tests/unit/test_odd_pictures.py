@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from visrec_db import encoder, errors, images
+from visrec_db import errors
+from visrec_db.backend import in_process
+from visrec_db.encoders import encoder
+from visrec_db.pictures import images
+from visrec_db.results import Embedding
 
 pytestmark = [pytest.mark.data, pytest.mark.filterwarnings("ignore")]  # Pillow's remarks
 
@@ -52,8 +56,8 @@ def fitting(entry: dict[str, Any]) -> str:
 
 def vector(source: images.Source, folder: Path) -> np.ndarray | errors.ImageError:
     policy = images.Policy((str(folder),), 10_000_000, 100_000_000)
-    [found] = encoder.embed_images(PIXELS, [source], policy, lambda: None)
-    return np.array(json.loads(found)) if isinstance(found, str) else found
+    [found] = in_process.embed_images(PIXELS, [source], policy, lambda: None)
+    return np.array(json.loads(found.vector)) if isinstance(found, Embedding) else found
 
 
 def as_people_see_it(path: Path) -> np.ndarray:

@@ -18,14 +18,17 @@ import pytest
 from PIL import Image
 
 from tests import tiny_clip as models_for_tests
-from visrec_db import cli, encoder, errors, hardware, models, quantizing
+from visrec_db import cli, errors
+from visrec_db.encoders import encoder, hardware
+from visrec_db.models import models, quantizing
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 if find_spec("openvino") is None:
     pytest.skip("openvino is not installed", allow_module_level=True)
 
-from visrec_db import compiling  # noqa: E402
+from visrec_db.encoders import torch_encoder  # noqa: E402
+from visrec_db.models import compiling  # noqa: E402
 
 PYTHON = Path(__file__).parents[2] / "python"
 TEXTS = ["a red shoe", "A RED SHOE!", "two  blue hats", "é 鞋", "word " * 100, ""]
@@ -173,7 +176,8 @@ def test_a_model_without_texts_is_compiled_too(tmp_path: Path) -> None:
         config = transformers.ViTConfig(**thin, num_attention_heads=4, image_size=64)
         transformers.ViTModel(config).save_pretrained(tmp_path)
     transformers.ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
-    by_torch = embedded(encoder.load(str(tmp_path)), pictures())
+    exact = encoder.load_torch(str(tmp_path), torch_encoder.FLOAT32)
+    by_torch = embedded(exact, pictures())
     assert compiling.compile_model(tmp_path).text is None
     ours = encoder.load(str(tmp_path))
     assert (ours.runtime, ours.dimension) == ("openvino", 48)
@@ -206,7 +210,7 @@ def test_neither_torch_nor_the_network_is_touched(compiled: Path) -> None:
 import socket, sys
 def refuse(*_): raise SystemExit("the network was touched")
 socket.getaddrinfo = socket.socket.connect = refuse
-from visrec_db import encoder, hardware
+from visrec_db.encoders import encoder, hardware
 hardware.may_have_cuda = lambda: False
 from PIL import Image
 model = encoder.load(sys.argv[1])
@@ -291,7 +295,7 @@ def test_a_stale_or_broken_form_is_not_used(
     with caplog.at_level(logging.WARNING, "visrec_db"):
         assert encoder.load(str(model)) == f"torch for {model}"
     assert [record.getMessage().split(";")[1].strip() for record in caplog.records] == [
-        "torch runs it instead. Make it anew: visrec model compile tiny-clip"
+        "torch runs it instead. To compile it again: visrec model compile tiny-clip"
     ]
 
 
@@ -312,7 +316,8 @@ def test_compiling_anew_mends_it(
     )
     ours = encoder.load(str(model))
     assert ours.runtime == "openvino"
-    torch_vectors = embedded(encoder.load_torch(str(model)), pictures())
+    exact = encoder.load_torch(str(model), torch_encoder.FLOAT32)
+    torch_vectors = embedded(exact, pictures())
     assert cosines(embedded(ours, pictures()), torch_vectors).min() >= least()
     assert sorted(path.name for path in model.iterdir()) == [
         models_for_tests.FOLDER, "modules.json", "openvino",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from visrec_db import pixels
+from visrec_db.encoders import pixels
 
 REPOSITORY = Path(__file__).parents[2]
 COLOUR = slice(320, 512)  # colour layout and histogram; the gradients are before them

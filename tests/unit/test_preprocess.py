@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visrec_db import hardware, images, preprocess
+from visrec_db.encoders import hardware, preprocess
+from visrec_db.pictures import images
 
 transformers = pytest.importorskip("transformers")
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from visrec_db import quantizing
+from visrec_db.models import quantizing
 
 
 @pytest.mark.parametrize(("inputs", "groups"), [(64, 1), (192, 3), (100, 1)])

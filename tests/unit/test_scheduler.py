@@ -1,12 +1,16 @@
 """Batches across sessions, without sockets and without weights."""
 
+import hashlib
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from visrec_db import errors, images, scheduler
+from visrec_db import errors
+from visrec_db.pictures import files, images
+from visrec_db.results import Embedding, Look
+from visrec_db.service import scheduler
 
 POLICY = images.Policy(roots=("/nonexistent",), max_bytes=1 << 20, max_pixels=1 << 20)
 
@@ -46,7 +50,7 @@ def encoder():
 
 @pytest.fixture
 def model(encoder):
-    return scheduler.Model("somewhere", load=lambda *_: encoder)
+    return scheduler.LazyEncoder("somewhere", load=lambda *_: encoder)
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ class Asked(scheduler.Request):
 
 
 def reds(results):
-    return [round(float(result[1:-1].split(",")[0])) for result in results]
+    return [round(float(result.vector[1:-1].split(",")[0])) for result in results]
 
 
 def test_results_are_in_order_with_bad_pictures_in_between(work, model):
@@ -85,6 +89,28 @@ def test_results_are_in_order_with_bad_pictures_in_between(work, model):
     assert reds([results[0], results[2], results[4]]) == [10, 20, 30]
     assert isinstance(results[1], errors.NotAnImage)
     assert isinstance(results[3], errors.ImageMissing)
+
+
+def test_a_path_comes_with_the_stamp_of_its_file(work, model, tmp_path):
+    (tmp_path / "x.ppm").write_bytes(picture(10))
+    policy = images.Policy((str(tmp_path),), 1 << 20, 1 << 20)
+    asked = Asked(model, ["x.ppm", picture(10)], policy=policy)
+    work.submit(asked)
+    found, given = asked.wait()
+    assert [found.stamp] == files.file_stamps(["x.ppm"], policy)
+    assert given.stamp is None
+
+
+def test_looks_need_no_encoder_and_one_that_cannot_be_decoded_has_a_digest(work):
+    asked = Asked(None, [picture(10), picture(10), b"broken", "nowhere.jpg"])
+    work.submit(asked)
+    first, again, broken, missing = asked.wait()
+    assert (first.digest, first.bits) == (again.digest, again.bits)
+    assert first.colours == [10, 0, 0] * 16
+    assert isinstance(broken, Look)
+    assert (broken.digest, broken.bits) == (hashlib.sha256(b"broken").hexdigest(), None)
+    assert isinstance(missing, errors.ImageMissing)
+    assert work.waiting() == 0
 
 
 def test_requests_that_wait_together_go_together(work, model, encoder):
@@ -133,7 +159,7 @@ def test_decoded_bulk_pictures_do_not_pile_up(work, model, encoder):
     assert encoder.entered.wait(10)
     time.sleep(0.3)
     decoded = sum(item.prepared is not None for item in bulk.items)
-    assert decoded <= encoder.batch * (scheduler.AHEAD + 1) + 2
+    assert decoded <= encoder.batch * (scheduler.MAX_READY_BATCHES + 1) + 2
     encoder.go.set()
     bulk.wait()
 
@@ -154,7 +180,7 @@ def test_a_cancelled_request_is_dropped(work, model, encoder):
 
 def test_two_models_do_not_share_a_batch(work, model):
     other_encoder = FakeEncoder()
-    other = scheduler.Model("elsewhere", load=lambda *_: other_encoder)
+    other = scheduler.LazyEncoder("elsewhere", load=lambda *_: other_encoder)
     asked = [Asked(model, [picture(1)] * 6), Asked(other, [picture(2)] * 6)]
     for one in asked:
         work.submit(one)
@@ -170,7 +196,7 @@ def test_a_model_that_does_not_load_fails_its_pictures_without_loading_for_each(
         attempts.append(directory)
         raise errors.EncoderUnavailable("it is not there")
 
-    asked = Asked(scheduler.Model("nowhere", load=load), [picture(1)] * 20)
+    asked = Asked(scheduler.LazyEncoder("nowhere", load=load), [picture(1)] * 20)
     work.submit(asked)
     assert all(isinstance(result, errors.EncoderUnavailable) for result in asked.wait())
     assert len(attempts) == 1
@@ -194,23 +220,23 @@ def test_a_forward_pass_that_fails_fails_its_batch_alone(work, model, encoder):
 
 
 class Stuck:
-    """Stands in for ``images.open_picture``: what begins with "stuck" waits inside a decoder."""
+    """Stands in for ``images.decode``: what begins with "stuck" waits inside a decoder."""
 
     def __init__(self, monkeypatch):
         self.let_go = threading.Event()
         self.inside = 0
-        self.open_picture = images.open_picture
-        monkeypatch.setattr(images, "open_picture", self)
+        self.decode = images.decode
+        monkeypatch.setattr(images, "decode", self)
         monkeypatch.setattr(scheduler, "GRACE", 0.05)
-        monkeypatch.setattr(scheduler, "LOOK_EVERY", 0.01)
+        monkeypatch.setattr(scheduler, "WATCH_EVERY", 0.01)
 
-    def __call__(self, source, policy, smallest, attempt):
-        if source.startswith(b"stuck"):
+    def __call__(self, data, policy, smallest, attempt):
+        if data.startswith(b"stuck"):
             self.inside += 1
             assert self.let_go.wait(10)
             self.inside -= 1
-            source = source.removeprefix(b"stuck")
-        return self.open_picture(source, policy, smallest, attempt)
+            data = data.removeprefix(b"stuck")
+        return self.decode(data, policy, smallest, attempt)
 
 
 @pytest.fixture
@@ -242,15 +268,15 @@ def test_a_picture_that_is_stuck_times_out_and_the_others_go_on(work, model, enc
 
 
 def test_a_picture_that_ends_as_it_is_given_up_has_one_result(work, model, monkeypatch):
-    def around_the_end(source, policy, smallest, attempt):
+    def around_the_end(data, policy, smallest, attempt):
         time.sleep(delays.pop())
-        return open_picture(source, policy, smallest, attempt)
+        return decode(data, policy, smallest, attempt)
 
-    open_picture = images.open_picture
+    decode = images.decode
     delays = [0.02 + 0.0002 * number for number in range(200)]
-    monkeypatch.setattr(images, "open_picture", around_the_end)
+    monkeypatch.setattr(images, "decode", around_the_end)
     monkeypatch.setattr(scheduler, "GRACE", 0.0)
-    monkeypatch.setattr(scheduler, "LOOK_EVERY", 0.001)
+    monkeypatch.setattr(scheduler, "WATCH_EVERY", 0.001)
     policy = images.Policy(roots=(), max_bytes=99, max_pixels=99, max_seconds=0.04)
     work = scheduler.Scheduler(decoders=4)
     asked = Asked(model, [picture(1)] * 200, policy=policy)
@@ -263,7 +289,7 @@ def test_a_picture_that_ends_as_it_is_given_up_has_one_result(work, model, monke
     work.submit(asked)
     results = asked.wait()
     kinds = {type(result) for result in results}
-    assert kinds == {str, errors.ImageTimeout}
+    assert kinds == {Embedding, errors.ImageTimeout}
     until(lambda: work._lost == 0)
     assert sorted(finished) == list(range(200))
 
@@ -280,7 +306,7 @@ def test_too_many_stuck_threads_wear_it_out(work, model, stuck):
     stuck.let_go.set()  # what was stuck comes back: it is as good as new
     assert reds(late.wait()) == [3]
     assert not work.ended()
-    assert sum(isinstance(result, str) for result in waits.wait()) == 50
+    assert sum(isinstance(result, Embedding) for result in waits.wait()) == 50
 
 
 def test_loading_a_model_is_not_a_pictures_time(work, encoder, stuck):
@@ -288,7 +314,7 @@ def test_loading_a_model_is_not_a_pictures_time(work, encoder, stuck):
         time.sleep(0.4)
         return encoder
 
-    asked = Asked(scheduler.Model("somewhere", load=load), [picture(1)], policy=SOON)
+    asked = Asked(scheduler.LazyEncoder("somewhere", load=load), [picture(1)], policy=SOON)
     work.submit(asked)
     assert reds(asked.wait()) == [1]
 

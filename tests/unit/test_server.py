@@ -1,16 +1,22 @@
 """The encoder process and its client, in a directory that stands for a data directory."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from visrec_db import client, errors, protocol
-from visrec_db.in_process import Model
+from visrec_db import errors
+from visrec_db.backend import client, starting
+from visrec_db.backend.in_process import Model
+from visrec_db.results import Embedding, Look
+from visrec_db.service import protocol
 
 PIXELS = Model("pixels", None, "pixels-1")
 
@@ -23,11 +29,11 @@ def data_directory(tmp_path, monkeypatch):
     postmaster = subprocess.Popen(["sleep", "600"])
     (directory / "postmaster.pid").write_text(f"{postmaster.pid}\n{directory}\n")
     monkeypatch.chdir(directory)
-    monkeypatch.setattr(client, "PYTHON", sys.executable)
-    monkeypatch.setattr(client, "_connection", None)
+    monkeypatch.setattr(starting, "PYTHON", sys.executable)
+    monkeypatch.setattr(client, "_idle", [])
     yield postmaster
-    if client._connection is not None:
-        client._connection.close()
+    for connection in client._idle:
+        connection.close()
     postmaster.kill()
     postmaster.wait()
     until(lambda: client.control("status", nothing) is None)
@@ -57,8 +63,17 @@ def picture(red):
     return b"P6\n1 1\n255\n" + bytes([red, 0, 0])
 
 
+def ask(shared, sources, **options):
+    """Vectors, and errors, which are not the same twice."""
+    return [
+        getattr(result, "vector", result)
+        for some in shared.embed_images(sources, **options)
+        for result in some
+    ]
+
+
 def embed(shared, sources):
-    return [result for results in shared.embed_images(sources) for result in results]
+    return ask(shared, sources)
 
 
 def pid():
@@ -121,7 +136,7 @@ def test_killed_in_the_middle_the_rest_is_asked_again(shared):
     expected = embed(shared, [picture(red) for red in range(200)])
     results, killed = [], False
     for some in shared.embed_images([picture(red) for red in range(200)]):
-        results += some
+        results += [result.vector for result in some]
         if not killed:
             os.kill(pid(), signal.SIGKILL)
             killed = True
@@ -177,8 +192,8 @@ def test_an_encoder_of_another_version_is_replaced(shared, monkeypatch):
     embed(shared, [picture(1)])
     first = pid()
     # What a later installation does to the package's directory.
-    monkeypatch.setattr(client, "build", lambda: "another")
-    monkeypatch.setattr(client, "_spawn", lambda idle: pytest.fail("not while the other runs"))
+    monkeypatch.setattr(protocol, "build", lambda: "another")
+    monkeypatch.setattr(starting, "_spawn", lambda idle: pytest.fail("not while the other runs"))
     with pytest.raises((pytest.fail.Exception, errors.EncoderUnavailable)):
         embed(shared, [picture(1)])
     until(lambda: not running(first))
@@ -197,7 +212,6 @@ def test_a_cancel_takes_effect_at_once_and_drops_the_work(shared, data_directory
         if time.monotonic() - started > 0.2:
             raise CancelledError
 
-    client._connection.checkpoint = checkpoint
     shared._checkpoint = checkpoint
     with pytest.raises(CancelledError):
         embed(shared, [picture(1)])
@@ -210,10 +224,10 @@ def test_a_cancel_takes_effect_at_once_and_drops_the_work(shared, data_directory
 
 def test_many_first_calls_start_one(data_directory):
     program = (
-        f"import sys; sys.path.insert(0, {str(Path(client.PACKAGE).parent)!r})\n"
-        "from visrec_db import client\n"
-        f"client.PYTHON = {sys.executable!r}\n"
-        "client.connect(lambda: None, '60')\n"
+        f"import sys; sys.path.insert(0, {str(Path(protocol.PACKAGE).parent)!r})\n"
+        "from visrec_db.backend import client, starting\n"
+        f"starting.PYTHON = {sys.executable!r}\n"
+        "client.take(lambda: None, '60')\n"
         "print(client.control('status', lambda: None)['pid'])\n"
     )
     callers = [
@@ -243,12 +257,12 @@ def test_a_process_that_cannot_start_says_why(data_directory, settings, monkeypa
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'no such library' >&2\nexit 3\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(client, "PYTHON", str(broken))
+    monkeypatch.setattr(starting, "PYTHON", str(broken))
     with pytest.raises(errors.EncoderUnavailable, match="no such library"):
-        client.connect(nothing, "60")
-    monkeypatch.setattr(client, "PYTHON", str(tmp_path / "none"))
-    with pytest.raises(errors.EncoderUnavailable, match="there is no"):
-        client.connect(nothing, "60")
+        client.take(nothing, "60")
+    monkeypatch.setattr(starting, "PYTHON", str(tmp_path / "none"))
+    with pytest.raises(errors.EncoderUnavailable, match="does not exist"):
+        client.take(nothing, "60")
 
 
 def changed_by(directory, statements):
@@ -275,8 +289,8 @@ def give_up_after(seconds):
 
 
 STUCK = (
-    "import time; from visrec_db import images, limits; open_picture = images.open_picture;"
-    " images.open_picture = lambda *given: open_picture(*given)"
+    "import time; from visrec_db.pictures import images; decode = images.decode;"
+    " images.decode = lambda *given: decode(*given)"
     " if given[0].startswith(b'P6') else time.sleep(600)"
 )
 
@@ -284,7 +298,7 @@ STUCK = (
 def test_worn_out_by_stuck_decoders_it_answers_and_another_goes_on(
     data_directory, settings, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(client, "PYTHON", changed_by(tmp_path, STUCK))
+    monkeypatch.setattr(starting, "PYTHON", changed_by(tmp_path, STUCK))
     settings["max_image_seconds"] = "1"
     shared = client.Shared(PIXELS, settings, give_up_after(30), bulk=True)
     sources = [b"stuck"] * 4 + [picture(red) for red in range(20)]
@@ -292,20 +306,20 @@ def test_worn_out_by_stuck_decoders_it_answers_and_another_goes_on(
     for some in shared.embed_images(sources):
         first = first or pid()
         results += some
-    assert [type(result) for result in results] == [errors.ImageTimeout] * 4 + [str] * 20
+    assert [type(result) for result in results] == [errors.ImageTimeout] * 4 + [Embedding] * 20
     assert pid() != first
     until(lambda: not running(first))
 
 
 NOISY = (
-    "import os; from visrec_db import images; open_picture = images.open_picture;"
-    " server.MOST_LOG = 10_000; flaw = b'a flaw\\n' * 1000;"
-    " images.open_picture = lambda *given: os.write(2, flaw) and open_picture(*given)"
+    "import os; from visrec_db.pictures import images; decode = images.decode;"
+    " server.MAX_LOG_BYTES = 10_000; flaw = b'a flaw\\n' * 1000;"
+    " images.decode = lambda *given: os.write(2, flaw) and decode(*given)"
 )
 
 
 def test_its_log_does_not_grow_without_end(data_directory, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "PYTHON", changed_by(tmp_path, NOISY))
+    monkeypatch.setattr(starting, "PYTHON", changed_by(tmp_path, NOISY))
     shared = client.Shared(PIXELS, settings, nothing, bulk=False)
     embed(shared, [picture(1)])
     log = Path(protocol.LOG)
@@ -327,10 +341,6 @@ def paths(tmp_path, settings):
 
 def done():
     return client.control("status", nothing)["images"]
-
-
-def ask(shared, sources, **options):
-    return [result for some in shared.embed_images(sources, **options) for result in some]
 
 
 def test_work_ahead_is_done_once(paths, shared):
@@ -358,6 +368,196 @@ def test_other_images_than_those_ahead(paths, shared):
 
 def test_work_ahead_ends_with_the_connection(paths, shared):
     ask(shared, paths[:4], ahead=paths[4:] * 500)
-    client._connection.close()
+    for connection in client._idle:
+        connection.close()
     until(lambda: client.control("status", nothing)["waiting"] == 0)
     assert done() < 2000
+
+
+# Several requests in one session -------------------------------------------------------------
+
+
+def test_a_request_in_the_middle_of_another_gets_its_own_answer(shared, settings):
+    sources = [picture(red) for red in range(40)]
+    expected = embed(shared, sources)
+    other = client.Shared(PIXELS, settings, nothing, bulk=False)
+    results, nested = [], []
+    for some in shared.embed_images(sources):
+        results += [result.vector for result in some]
+        nested += embed(other, [picture(len(results) - 1)])
+    assert results == expected
+    assert len(nested) >= 2
+    assert set(nested) <= set(expected)
+    assert len(client._idle) == 2
+
+
+def test_no_more_connections_are_kept_than_two(shared, settings):
+    outer = [shared.embed_images([picture(1)] * 20) for _ in range(5)]
+    for conversation in outer:
+        assert next(conversation)
+    for conversation in outer:
+        assert list(conversation)
+    assert len(client._idle) == client.MAX_IDLE
+
+
+def test_work_ahead_stays_with_who_told_of_it(paths, shared, settings):
+    expected = ask(shared, paths[:6])
+    other = client.Shared(PIXELS, settings, nothing, bulk=False)
+    before = done()
+    first = ask(shared, paths[:2], ahead=paths[2:4])
+    assert ask(other, paths[6:]) != expected[4:6]
+    assert ask(other, paths[4:6], continues=True) == expected[4:6]  # it was told nothing
+    assert first + ask(shared, paths[2:4], continues=True) == expected[:4]
+    until(lambda: done() == before + 8)  # and 2 to 4 but once
+
+
+def test_a_run_that_begins_anew_forgets_what_was_told(paths, settings, tmp_path, data_directory):
+    def call(sources, **options):
+        shared = client.Shared(PIXELS, settings, nothing, bulk=False, run="backfill")
+        return ask(shared, sources, **options)
+
+    fresh, stale = call([paths[7], paths[2]])
+    other = client.take(nothing, "60")
+    call(paths[:2], ahead=paths[2:4])
+    until(lambda: done() == 6)
+    (tmp_path / paths[2]).write_bytes(picture(7))
+    assert call(paths[2:4], continues=True)[0] == stale
+    (tmp_path / paths[2]).write_bytes(picture(2))
+    call(paths[:2], ahead=paths[2:4])
+    until(lambda: done() == 10)
+    (tmp_path / paths[2]).write_bytes(picture(7))
+    client._idle.insert(0, other)
+    call(paths[:2])  # another run, on the other connection
+    assert call(paths[2:4], continues=True)[0] == fresh
+
+
+def test_an_answer_to_another_request_is_not_taken(shared, monkeypatch):
+    expected = embed(shared, [picture(1)])
+    receive = client.Connection._receive
+    wrong = [True]
+
+    def other(connection):
+        answer = receive(connection)
+        if not wrong.pop():
+            return answer
+        return {**answer, "request": answer["request"] - 1, "results": [["[9]", None]]}
+
+    monkeypatch.setattr(client.Connection, "_receive", other)
+    wrong[:] = [False] * 10 + [True]
+    assert embed(shared, [picture(1)]) == expected
+
+
+def test_descriptors_beyond_1024_are_waited_for(shared):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, limits[1]))
+    try:
+        with ExitStack() as files:
+            for _ in range(1100):
+                files.enter_context(Path("/dev/null").open())
+            assert len(embed(shared, [picture(1)])) == 1
+            assert client._idle[0]._socket.fileno() >= 1024
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+# What is too large ---------------------------------------------------------------------------
+
+
+def test_many_large_images_go_in_several_requests_and_leave_no_memory(
+    shared, settings, monkeypatch
+):
+    settings["max_image_bytes"] = str(1 << 30)
+    shared = client.Shared(PIXELS, settings, nothing, bulk=True)
+    embed(shared, [picture(1)])
+    sent = []
+    pack = protocol.pack
+    monkeypatch.setattr(
+        protocol,
+        "pack",
+        lambda header, blobs=(): sent.append(sum(map(len, blobs))) or pack(header, blobs),
+    )
+    before = memory(pid())
+    sources = [picture(number) + bytes(15 << 20) for number in range(10)]
+    assert embed(shared, sources) == embed(shared, [picture(number) for number in range(10)])
+    assert [size >> 20 for size in sent if size > 1 << 20] == [60, 60, 30]
+    embed(shared, [picture(1) + bytes(100_000)] * 600)  # too small to be mapped each by itself
+    until(lambda: memory(pid()) < before + 20)
+
+
+def memory(process):
+    """Megabytes that a process has."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def test_a_header_beyond_the_limit_is_not_sent_and_not_read(shared, monkeypatch):
+    embed(shared, [picture(1)])
+    with protocol.connect() as sock:
+        sock.sendall(protocol.LENGTH.pack(protocol.MAX_HEADER_BYTES + 1))
+        answer = b""
+        while some := sock.recv(4096):
+            answer += some
+    header, _ = protocol.unpack_header(answer[protocol.LENGTH.size :])
+    assert (header["error"]["code"], header["error"]["sqlstate"]) == ("invalid_request", "22023")
+    monkeypatch.setattr(protocol, "MAX_HEADER_BYTES", 100)
+    with pytest.raises(errors.InvalidRequest):
+        embed(shared, [picture(1)])
+
+
+# Other operations ----------------------------------------------------------------------------
+
+
+def test_paths_come_with_stamps(paths, shared, tmp_path):
+    [results] = shared.embed_images(paths[:1])
+    assert [result.stamp for result in results] == shared.file_stamps(paths[:1])
+    os.utime(tmp_path / paths[0], ns=(1, 1))
+    assert [results[0].stamp] != shared.file_stamps([paths[0]])
+    assert shared.file_stamps(["none.png"] * 1500) == [None] * 1500
+
+
+def test_looks_are_no_model(paths, shared):
+    results = [look for some in shared.looks([*paths[:1], b"broken", "none"]) for look in some]
+    assert [type(result) for result in results] == [Look, Look, errors.ImageMissing]
+    assert client.control("status", nothing)["models"] == []
+
+
+def test_a_text_and_an_operation_that_cannot_be(shared):
+    with pytest.raises(errors.NoTextTower):
+        shared.embed_text("a red shoe")
+    assert shared.dimension() == 512
+    with pytest.raises(errors.InvalidRequest, match="does not exist"):
+        shared._answer({"op": "nonsense"})
+    with pytest.raises(errors.InvalidRequest, match="cannot be computed"):
+        shared.components(bytes(16), 4, 5)
+    assert len(embed(shared, [picture(1)])) == 1
+
+
+def test_components_are_computed_beside_the_others_and_end_with_a_cancel(shared, settings):
+    class CancelledError(Exception):
+        pass
+
+    def checkpoint():
+        if children(pid()):
+            found.extend(embed(shared, [picture(1)]))
+            raise CancelledError
+
+    found = []
+    sample = np.random.default_rng(1).random(8_000_000, np.float32).astype(">f4").tobytes()
+    other = client.Shared(None, settings, checkpoint, bulk=True)
+    embed(shared, [picture(1)])
+    with pytest.raises(CancelledError):
+        other.components(sample, 4000, 5)
+    assert len(found) == 1
+    until(lambda: not children(pid()), seconds=2)
+    answer = shared.components(sample[: 300 * 64 * 4], 64, 2)
+    assert len(answer["components"]) == 2
+    status = client.control("status", nothing)
+    assert [model["model"] for model in status["models"]] == ["pixels"]
+
+
+def children(process):
+    return [
+        entry
+        for entry in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        if running(entry)
+    ]

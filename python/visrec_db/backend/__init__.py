@@ -1,0 +1,1 @@
+"""What runs inside PostgreSQL: the standard library only, so that a session starts at once."""

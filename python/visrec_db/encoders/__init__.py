@@ -1,0 +1,1 @@
+"""From a picture or a text to a unit vector."""

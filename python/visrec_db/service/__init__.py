@@ -1,0 +1,1 @@
+"""The encoder process, and the protocol by which sessions reach it."""

@@ -1,0 +1,337 @@
+-- What is attached: finding an attachment, and reading it against the table as it is now.
+
+CREATE FUNCTION visrec._label(relation oid) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT n.nspname || '.' || c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = relation
+$$;
+COMMENT ON FUNCTION visrec._label(oid) IS 'A table''s name for messages: with its schema, not quoted.';
+
+CREATE FUNCTION visrec._check_owner(relation regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT visrec._owns(relation) THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('must be owner of table "%s"', visrec._label(relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_owner(regclass) IS 'Raises an error unless the current role has the owner''s rights.';
+
+CREATE FUNCTION visrec._columns_hint(relation regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('Columns: %s.', string_agg(a.attname, ', ' ORDER BY a.attnum)) FROM pg_attribute AS a
+    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION visrec._columns_hint(regclass) IS 'A table''s columns, for errors about one that does not exist.';
+
+CREATE FUNCTION visrec._base_type(type oid) RETURNS oid
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    base oid;
+BEGIN
+    LOOP
+        base := (SELECT t.typbasetype FROM pg_type AS t WHERE t.oid = type AND t.typtype = 'd');
+        IF base IS NULL THEN
+            RETURN type;
+        END IF;
+        type := base;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._base_type(oid) IS 'The type that a domain, also one over a domain, is over; any other type itself.';
+
+-- Keys as text ---------------------------------------------------------------------------------
+
+-- Through the type's output function: a cast may be anybody's.
+CREATE FUNCTION visrec._key_text(key anyelement) RETURNS text
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD' SET intervalstyle = 'iso_8601' SET timezone = 'UTC' SET extra_float_digits = 1
+SET bytea_output = 'hex' SET lc_monetary = 'C' AS $$
+BEGIN
+    RETURN format('%s', key);
+END
+$$;
+COMMENT ON FUNCTION visrec._key_text(anyelement) IS
+    'A value as text that the same value always has, whatever DateStyle, TimeZone and the like are set to.';
+
+CREATE FUNCTION visrec._key_expression(key text, type oid) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    base regtype := visrec._base_type(type);
+BEGIN
+    RETURN CASE
+        WHEN base IN ('smallint', 'integer', 'bigint', 'oid', 'text', 'varchar', 'bpchar', 'name', 'uuid', 'boolean')
+            THEN format('pg_catalog.format(''%%s'', %s)', key)
+        WHEN base = 'numeric'::regtype      -- 1.0 and 1.00 are the same key
+            THEN format('pg_catalog.format(''%%s'', pg_catalog.trim_scale(%s::pg_catalog.numeric))', key)
+        ELSE format('visrec._key_text(%s)', key) END;
+END
+$$;
+COMMENT ON FUNCTION visrec._key_expression(text, oid) IS 'The expression for a key of this type as text, as in visrec.failure.';
+
+-- Where a vector comes from: two numbers beside it. The first has 32 bits for the model's weights and 32 for the image
+-- (its path, or its length and ends); the second stands for the content (the file's size and time, or all the bytes).
+-- These are asked for each row and so have no SET clause; every name in them is qualified.
+
+CREATE FUNCTION visrec._hash(data bytea) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    RETURN ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.encode(pg_catalog.sha256(data), 'hex'), 1, 8))
+        ::pg_catalog.bit(32)::pg_catalog.int8;
+END
+$$;
+COMMENT ON FUNCTION visrec._hash(bytea) IS 'The first 32 bits of the SHA-256, from 0 to 2^32 - 1.';
+
+CREATE FUNCTION visrec._weights(fingerprint text) RETURNS bigint
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    RETURN visrec._hash(pg_catalog.convert_to(fingerprint, 'UTF8')) OPERATOR(pg_catalog.-) 2147483648;
+END
+$$;
+COMMENT ON FUNCTION visrec._weights(text) IS 'What stands for a model''s weights: from -2^31 to 2^31 - 1.';
+
+CREATE FUNCTION visrec._source(image text, weights bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    RETURN (weights OPERATOR(pg_catalog.<<) 32)
+        OPERATOR(pg_catalog.|) visrec._hash(pg_catalog.convert_to(image, 'UTF8'));
+END
+$$;
+COMMENT ON FUNCTION visrec._source(text, bigint) IS 'What stands for a vector''s model and the path of its image.';
+
+CREATE FUNCTION visrec._source(image bytea, weights bigint) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    -- Not the whole picture: each visrec.coverage would read all of it. visrec.recheck does.
+    size integer := pg_catalog.octet_length(image);
+BEGIN
+    RETURN (weights OPERATOR(pg_catalog.<<) 32) OPERATOR(pg_catalog.|) visrec._hash(pg_catalog.int4send(size)
+        OPERATOR(pg_catalog.||) pg_catalog.substr(image, 1, 8192)
+        OPERATOR(pg_catalog.||) pg_catalog.substr(image, GREATEST(1, size OPERATOR(pg_catalog.-) 8191)));
+END
+$$;
+COMMENT ON FUNCTION visrec._source(bytea, bigint) IS
+    'What stands for a vector''s model and its image: length, first and last 8 kB.';
+
+CREATE FUNCTION visrec._stamp(image bytea) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    RETURN ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.encode(pg_catalog.sha256(image), 'hex'), 1, 16))
+        ::pg_catalog.bit(64)::pg_catalog.int8 OPERATOR(pg_catalog.&) 9223372036854775807;
+END
+$$;
+COMMENT ON FUNCTION visrec._stamp(bytea) IS 'What stands for all the bytes of an image: 63 bits of their SHA-256.';
+
+-- Reading an attachment ------------------------------------------------------------------------
+
+CREATE TYPE visrec._names AS (
+    id integer, relation regclass, name name, label text, owner oid, "table" text,
+    key text, key_oid oid, key_type text, key_text text, equals text, greater text,
+    image text, holds_bytes boolean, has_image text, vector text, vector_schema text, source text, source_value text,
+    stale text, due text, shown text,
+    model text, fingerprint text, weights bigint, on_error text, index_method text, index_metric text, reduction integer
+);
+COMMENT ON TYPE visrec._names IS
+    'An attachment as it is now. Names are quoted for use in a statement, where the row is t. table: the rows, with ONLY '
+    'unless it is partitioned; key_text: the key as text; equals and greater: the operators of the primary key''s index; '
+    'has_image, stale and due: conditions; source_value: what source[1] must be; shown: the shown columns, with commas.';
+
+CREATE FUNCTION visrec._find(relation regclass, name name DEFAULT NULL) RETURNS integer
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found integer := (SELECT min(a.id) FROM visrec.attachment AS a
+                      WHERE a.relation = _find.relation AND a.name = coalesce(_find.name, a.name));
+BEGIN
+    IF found IS NULL AND relation IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'the table must not be null';
+    ELSIF found IS NULL THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = CASE WHEN name IS NULL THEN format('table "%s" is not attached', visrec._label(relation))
+                ELSE format('table "%s" has no attachment named "%s"', visrec._label(relation), name) END,
+            HINT = coalesce('Attachments: ' || (SELECT string_agg(a.name, ', ' ORDER BY a.id) FROM visrec.attachment AS a
+                                                WHERE a.relation = _find.relation) || '.',
+                format('SELECT visrec.attach(%L);', relation));
+    END IF;
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION visrec._find(regclass, name) IS
+    'The id of a table''s attachment with this name; with NULL, of its first. Raises an error where it has none.';
+
+CREATE FUNCTION visrec._attach_call(a visrec.attachment) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('SELECT visrec.attach(%L%s);', a.relation, CASE WHEN a.id <> (
+        SELECT min(o.id) FROM visrec.attachment AS o WHERE o.relation = a.relation) THEN format(', name => %L', a.name) ELSE '' END)
+$$;
+COMMENT ON FUNCTION visrec._attach_call(visrec.attachment) IS 'The call that brings an attachment up to date, for hints.';
+
+CREATE FUNCTION visrec._problem(a visrec.attachment) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part record;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = a.relation) THEN
+        RETURN 'the table does not exist';
+    END IF;
+    FOR part IN
+        SELECT c.name, f.attname, c.type, f.atttypid
+        FROM unnest(a.columns, a.numbers, a.types) WITH ORDINALITY AS c (name, number, type, n)
+        LEFT JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = c.number AND NOT f.attisdropped
+        ORDER BY c.n
+    LOOP
+        IF part.attname IS NULL THEN
+            RETURN format('column "%s" does not exist any more', part.name);
+        ELSIF part.atttypid <> part.type THEN
+            RETURN format('column "%s" is now of type %s, and was of type %s', part.attname,
+                format_type(part.atttypid, -1), format_type(part.type, -1));
+        END IF;
+    END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_index AS x WHERE x.indrelid = a.relation AND x.indisprimary AND x.indnkeyatts = 1
+                   AND x.indkey[0] = a.numbers[1]) THEN
+        RETURN format('column "%s" is not its primary key any more', a.columns[1]);
+    ELSIF NOT EXISTS (SELECT FROM pg_proc AS p JOIN pg_class AS c ON c.oid = a.relation AND c.relowner = p.proowner
+                      WHERE p.proname = '_table_' || a.id AND p.pronamespace = 'visrec'::regnamespace AND p.prosecdef) THEN
+        RETURN 'its owner changed, or its function in schema visrec';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION visrec._problem(visrec.attachment) IS
+    'What is no longer true of an attachment, so that visrec.attach must be called again; NULL where all is well.';
+
+CREATE FUNCTION visrec._raise_problem(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE object_not_in_prerequisite_state USING
+        MESSAGE = format('table "%s" has changed since it was attached', visrec._label(a.relation)),
+        DETAIL = (SELECT upper(left(p, 1)) || substr(p, 2) || '.' FROM visrec._problem(a) AS p),
+        HINT = visrec._attach_call(a);
+END
+$$;
+COMMENT ON FUNCTION visrec._raise_problem(visrec.attachment) IS 'Raises what visrec._problem says.';
+
+CREATE FUNCTION visrec._resolve(attachment integer) RETURNS visrec._names
+-- Every search and every INSERT asks, so it is planned once a session, in small statements.
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    a visrec.attachment;
+    n visrec._names;
+    names text[];
+    sound boolean;
+    image text;
+BEGIN
+    SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
+    IF NOT FOUND THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('attachment %s does not exist', attachment),
+            DETAIL = 'Its table was detached, or restored without the data of visrec.attachment.',
+            HINT = 'Attach the table: SELECT visrec.attach(…).';
+    END IF;
+    SELECT array_agg(quote_ident(f.attname) ORDER BY c.n), bool_and(f.atttypid IS NOT DISTINCT FROM c.type)
+    INTO names, sound
+    FROM unnest(a.numbers, a.types) WITH ORDINALITY AS c (number, type, n)
+    LEFT JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = c.number AND NOT f.attisdropped;
+    SELECT CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || a.relation, c.relowner INTO n."table", n.owner
+    FROM pg_class AS c WHERE c.oid = a.relation;
+    SELECT min(format('OPERATOR(%s.%s)', p.oprnamespace::regnamespace, p.oprname)) FILTER (WHERE o.amopstrategy = 3),
+           min(format('OPERATOR(%s.%s)', p.oprnamespace::regnamespace, p.oprname)) FILTER (WHERE o.amopstrategy = 5)
+    INTO n.equals, n.greater
+    FROM pg_index AS x
+    JOIN pg_opclass AS c ON c.oid = x.indclass[0]
+    JOIN pg_amop AS o ON o.amopfamily = c.opcfamily AND o.amopstrategy IN (3, 5)
+        AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
+    JOIN pg_operator AS p ON p.oid = o.amopopr
+    WHERE x.indrelid = a.relation AND x.indisprimary AND x.indnkeyatts = 1 AND x.indkey[0] = a.numbers[1];
+    IF n.owner IS NULL OR NOT sound OR n.equals IS NULL THEN
+        PERFORM visrec._raise_problem(a);
+    END IF;
+
+    n.id := a.id;
+    n.relation := a.relation;
+    n.name := a.name;
+    n.label := visrec._label(a.relation);
+    n.key := names[1];
+    n.key_oid := a.types[1];
+    n.key_type := format_type(a.types[1], -1);
+    n.key_text := visrec._key_expression('t.' || names[1], a.types[1]);
+    n.image := names[2];
+    n.vector := names[3];
+    n.source := names[4];
+    n.shown := array_to_string(ARRAY(SELECT ', t.' || s FROM unnest(names[5:]) AS s), '');
+    n.vector_schema := (SELECT t.typnamespace::regnamespace FROM pg_type AS t WHERE t.oid = a.types[3]);
+    n.holds_bytes := visrec._base_type(a.types[2]) = 'bytea'::regtype;
+    n.model := a.model;
+    n.fingerprint := a.fingerprint;
+    n.weights := visrec._weights(a.fingerprint);
+    n.on_error := a.on_error;
+    n.index_method := a.index_method;
+    n.index_metric := a.index_metric;
+    n.reduction := a.reduction;
+    image := format('t.%s::pg_catalog.%s', n.image, CASE WHEN n.holds_bytes THEN 'bytea' ELSE 'text' END);
+    n.source_value := format('visrec._source(%s, %s)', image, n.weights);
+    -- An empty path is no image: Django, for one, never stores NULL there.
+    n.has_image := CASE WHEN n.holds_bytes THEN format('t.%s IS NOT NULL', n.image)
+        ELSE format('(t.%s IS NOT NULL AND %s OPERATOR(pg_catalog.<>) '''')', n.image, image) END;
+    -- No source: the user wrote this vector; never stale.
+    n.stale := format('(t.%1$s IS NOT NULL AND t.%2$s IS NOT NULL AND t.%2$s[1] IS DISTINCT FROM %3$s)',
+        n.vector, n.source, n.source_value);
+    n.due := format('(%s AND (t.%s IS NULL OR %s))', n.has_image, n.vector, n.stale);
+    RETURN n;
+END
+$$;
+COMMENT ON FUNCTION visrec._resolve(integer) IS
+    'An attachment''s names as they are now. Renamed columns are found by their numbers; what else changed is an error '
+    'that says what to call.';
+
+CREATE FUNCTION visrec._current_name(relation oid, number smallint) RETURNS name
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum = number AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION visrec._current_name(oid, smallint) IS 'A column''s name now; NULL where it is gone.';
+
+CREATE VIEW visrec.attached AS
+SELECT a.relation, a.name,
+       visrec._current_name(a.relation, a.numbers[1]) AS key_column,
+       visrec._current_name(a.relation, a.numbers[2]) AS image_column,
+       visrec._current_name(a.relation, a.numbers[3]) AS vector_column,
+       a.model, a.fingerprint, a.mode, a.on_error,
+       ARRAY(SELECT visrec._current_name(a.relation, s.number) FROM pg_catalog.unnest(a.numbers[5:]) WITH ORDINALITY AS s (number, n)
+             ORDER BY s.n) AS show_columns,
+       a.index_method, a.index_metric, a.events, visrec._problem(a) AS problem
+FROM visrec.attachment AS a;
+COMMENT ON VIEW visrec.attached IS
+    'The attached tables, a line for each attachment, and what each was attached with. name: what its functions are named '
+    'after. problem: what changed since, so that visrec.attach must be called again; NULL where all is well.';
+GRANT SELECT ON visrec.attached TO PUBLIC;
+
+-- The gate to visrec.attachment ----------------------------------------------------------------
+
+CREATE FUNCTION visrec._check_attachment() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted text;
+BEGIN
+    -- By their names: in a restored dump the numbers are those of another table.
+    NEW.numbers := ARRAY(
+        SELECT coalesce(f.attnum, 0) FROM unnest(NEW.columns) WITH ORDINALITY AS c (name, n)
+        LEFT JOIN pg_attribute AS f ON f.attrelid = NEW.relation AND f.attname = c.name AND NOT f.attisdropped
+        ORDER BY c.n);
+    -- Who is no superuser, and so does not restore a dump, writes only what attach would.
+    IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+        PERFORM visrec._check_owner(NEW.relation);
+        PERFORM visrec._check_table(NEW.relation);
+        PERFORM visrec._check_columns(NEW.relation, NEW.columns, NEW.model);
+        PERFORM visrec._check_name(NEW.id, NEW.relation, NEW.name);
+        IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
+            RAISE insufficient_privilege USING MESSAGE = 'an attachment keeps its id';
+        END IF;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_attachment() IS
+    'Checks a line that is written to visrec.attachment as the role that writes it, and finds its columns'' numbers.';
+
+CREATE TRIGGER a_check BEFORE INSERT OR UPDATE ON visrec.attachment
+FOR EACH ROW EXECUTE FUNCTION visrec._check_attachment();

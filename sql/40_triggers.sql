@@ -1,0 +1,247 @@
+-- What attach makes of an attachment in schema visrec, where nobody else can create or rename, and on the table:
+-- two functions that run as the table's owner, and the triggers. Which table they are for stands in the attachment,
+-- not in a trigger's name or argument, which anybody can forge.
+
+CREATE FUNCTION visrec._function_bodies(attachment integer, OUT table_function text, OUT trigger_function text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    -- No search_path: that of the statement is handed on. So each name and operator is qualified.
+    SELECT format($body$
+BEGIN
+    RETURN visrec._as_owner(%1$s, task, arguments);
+END
+$body$, $1), format($body$
+DECLARE
+    keys pg_catalog.text[];
+BEGIN
+    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+        EXECUTE visrec._inserted_keys(%1$s, TG_RELID) INTO keys;
+        PERFORM visrec._embed_rows(%1$s, keys, pg_catalog.current_schemas(false));
+    ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
+        RETURN pg_catalog.jsonb_populate_record(NEW, visrec._mark(%1$s, TG_RELID));
+    ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND TG_LEVEL OPERATOR(pg_catalog.=) 'STATEMENT' THEN
+        PERFORM visrec._embed_rows(%1$s, visrec._marked_keys(%1$s, TG_RELID), pg_catalog.current_schemas(false));
+    ELSIF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
+        PERFORM visrec._forget_failures(%1$s);
+    ELSE                    -- a row without a vector went, or its key changed
+        EXECUTE visrec._old_key(%1$s, TG_RELID) INTO keys USING OLD;
+        PERFORM visrec._forget_failures(%1$s, keys);
+    END IF;
+    RETURN NULL;
+END
+$body$, $1)
+$$;
+COMMENT ON FUNCTION visrec._function_bodies(integer) IS
+    'The text of an attachment''s functions visrec._table_<id> and visrec._trigger_<id>.';
+
+CREATE FUNCTION visrec._make_functions() RETURNS trigger
+-- As the extension's owner, who alone creates in schema visrec. What is made follows from the line alone.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    bodies record := visrec._function_bodies(NEW.id);
+    owner name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = NEW.relation);
+    made record;
+    grantee oid;
+BEGIN
+    FOR made IN SELECT * FROM (VALUES
+        ('_table_' || NEW.id, 'text, jsonb', 'task text, arguments jsonb', 'jsonb', bodies.table_function,
+         'Reads and writes the rows of %s for visrec''s functions, as its owner.'),
+        ('_trigger_' || NEW.id, '', '', 'trigger', bodies.trigger_function, 'Gives the rows of %s their vectors, as its owner.')
+    ) AS f (name, types, arguments, result, body, comment) LOOP
+        EXECUTE format('CREATE OR REPLACE FUNCTION visrec.%I(%s) RETURNS %s LANGUAGE plpgsql SECURITY DEFINER AS %L',
+            made.name, made.arguments, made.result, made.body);
+        EXECUTE format('ALTER FUNCTION visrec.%I(%s) OWNER TO %I', made.name, made.types, owner);
+        EXECUTE format('ALTER FUNCTION visrec.%I(%s) SECURITY DEFINER VOLATILE RESET ALL', made.name, made.types);
+        EXECUTE format('ALTER FUNCTION visrec.%I(%s) DEPENDS ON EXTENSION visrec', made.name, made.types);
+        EXECUTE format('COMMENT ON FUNCTION visrec.%I(%s) IS %L', made.name, made.types,
+            format(made.comment, visrec._label(NEW.relation)));
+        -- Default privileges, or the owner before, may have given it to others.
+        EXECUTE format('REVOKE ALL ON FUNCTION visrec.%I(%s) FROM PUBLIC', made.name, made.types);
+        FOR grantee IN
+            SELECT DISTINCT a.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS a
+            WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = made.name AND a.grantee NOT IN (0, p.proowner)
+        LOOP
+            EXECUTE format('REVOKE ALL ON FUNCTION visrec.%I(%s) FROM %I CASCADE', made.name, made.types, pg_get_userbyid(grantee));
+        END LOOP;
+    END LOOP;
+    IF NEW.components IS NOT NULL THEN
+        PERFORM visrec._make_projection(NEW);
+    END IF;
+    PERFORM visrec._drop_projections(NEW.id, CASE WHEN NEW.components IS NOT NULL THEN NEW.reduction END);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_functions() IS
+    'Makes an attachment''s functions in schema visrec: owned by the table''s owner, who alone may call them.';
+
+CREATE TRIGGER b_make AFTER INSERT OR UPDATE OF relation, components ON visrec.attachment
+FOR EACH ROW EXECUTE FUNCTION visrec._make_functions();
+
+CREATE FUNCTION visrec._drop_made() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    made record;
+BEGIN
+    FOR made IN
+        SELECT p.oid::regprocedure AS function FROM pg_proc AS p
+        WHERE p.pronamespace = 'visrec'::regnamespace
+          AND (p.proname IN ('_table_' || OLD.id, '_trigger_' || OLD.id) OR p.proname LIKE '\_project\_' || OLD.id || '\_%')
+    LOOP
+        -- A trigger that its owner made with it, or an index: never a reason why a table cannot be dropped.
+        BEGIN
+            EXECUTE format('DROP FUNCTION %s', made.function);
+        EXCEPTION WHEN dependent_objects_still_exist THEN
+            NULL;
+        END;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION visrec._drop_made() IS 'Drops the functions in schema visrec of an attachment that is gone.';
+
+CREATE TRIGGER b_drop AFTER DELETE ON visrec.attachment FOR EACH ROW EXECUTE FUNCTION visrec._drop_made();
+
+-- What the trigger function asks -----------------------------------------------------------------
+
+CREATE FUNCTION visrec._check_caller(n visrec._names, relation oid) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF relation <> n.relation AND NOT EXISTS (
+        SELECT FROM pg_partition_ancestors(relation) AS p WHERE p.relid = n.relation)
+    THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('trigger function of table "%s" called for table "%s"', n.label, visrec._label(relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_caller(visrec._names, oid) IS
+    'Raises an error where a trigger of another table calls an attachment''s function.';
+
+CREATE FUNCTION visrec._inserted_keys(attachment integer, relation oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n visrec._names := visrec._resolve(attachment);
+BEGIN
+    PERFORM visrec._check_caller(n, relation);
+    RETURN format('SELECT pg_catalog.array_agg(%s) FROM new_rows AS t WHERE t.%s IS NULL AND %s', n.key_text, n.vector, n.has_image);
+END
+$$;
+COMMENT ON FUNCTION visrec._inserted_keys(integer, oid) IS
+    'The statement for the keys of inserted rows that are to be embedded; for the trigger function, which sees new_rows.';
+
+CREATE FUNCTION visrec._mark(attachment integer, relation oid) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n visrec._names := visrec._resolve(attachment);
+    columns name[] := (SELECT ARRAY[visrec._current_name(a.relation, a.numbers[3]), visrec._current_name(a.relation, a.numbers[4])]
+                       FROM visrec.attachment AS a WHERE a.id = attachment);
+BEGIN
+    PERFORM visrec._check_caller(n, relation);
+    RETURN jsonb_build_object(columns[1], NULL, columns[2], jsonb_build_array(pg_current_xact_id()::text));
+END
+$$;
+COMMENT ON FUNCTION visrec._mark(integer, oid) IS
+    'What a row becomes whose image is changed: without the vector of the image before, and with the transaction''s number '
+    'for its source, by which the statement''s end finds it.';
+
+CREATE FUNCTION visrec._marked_keys(attachment integer, relation oid) RETURNS text[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n visrec._names := visrec._resolve(attachment);
+    keys text[];
+    bare text[];        -- of rows that lost their image
+BEGIN
+    PERFORM visrec._check_caller(n, relation);
+    -- A partial index holds the marked rows and no others.
+    EXECUTE format('SELECT array_agg(%1$s) FILTER (WHERE %5$s), array_agg(%1$s) FILTER (WHERE NOT %5$s) FROM %2$s AS t '
+        'WHERE t.%3$s IS NULL AND t.%4$s IS NOT NULL AND t.%4$s[1] = $1',
+        n.key_text, n."table", n.vector, n.source, n.has_image) INTO keys, bare USING pg_current_xact_id()::text::bigint;
+    PERFORM visrec._forget_failures(attachment, coalesce(bare, '{}'));
+    RETURN keys;
+END
+$$;
+COMMENT ON FUNCTION visrec._marked_keys(integer, oid) IS 'The keys of the rows whose image this statement changed.';
+
+CREATE FUNCTION visrec._old_key(attachment integer, relation oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n visrec._names := visrec._resolve(attachment);
+BEGIN
+    PERFORM visrec._check_caller(n, relation);
+    RETURN format('SELECT ARRAY[%s] FROM (SELECT ($1).*) AS t', n.key_text);
+END
+$$;
+COMMENT ON FUNCTION visrec._old_key(integer, oid) IS 'The statement for the key of a row that is its parameter.';
+
+-- The triggers -------------------------------------------------------------------------------------
+
+CREATE FUNCTION visrec._trigger_definitions(a visrec.attachment) RETURNS TABLE (name name, definition text, pins boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    key text := quote_ident(a.columns[1]);
+    image text := quote_ident(a.columns[2]);
+    vector text := quote_ident(a.columns[3]);
+    -- What a generated column will hold is not known before the row is written: each new value of what it is made of counts.
+    changed text := CASE WHEN (SELECT f.attgenerated FROM pg_attribute AS f
+        WHERE f.attrelid = a.relation AND f.attnum = a.numbers[2]) = '' THEN format('WHEN (OLD.%1$s IS DISTINCT FROM NEW.%1$s) ', image) END;
+BEGIN
+    -- The one BEFORE trigger comes after the user's, which may change the image: triggers fire in the order of their names.
+    RETURN QUERY
+    SELECT t.name::name, format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION visrec.%I()', t.name, t.event, a.relation, t.rest,
+        '_trigger_' || a.id), t.pins
+    FROM (VALUES
+        (format('visrec_%s_insert', a.id), 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT', false),
+        (format('~visrec_%s_image', a.id), format('BEFORE UPDATE OF %s', image), 'FOR EACH ROW ' || coalesce(changed, ''), true),
+        (format('visrec_%s_update', a.id), format('AFTER UPDATE OF %s', image), 'FOR EACH STATEMENT', true),
+        -- Rows that may have failed are those without a vector: others cost a look at the condition.
+        (format('visrec_%s_delete', a.id), 'AFTER DELETE',
+         format('FOR EACH ROW WHEN (OLD.%s IS NULL AND OLD.%s IS NOT NULL)', vector, image), true),
+        (format('visrec_%s_key', a.id), format('AFTER UPDATE OF %s', key),
+         format('FOR EACH ROW WHEN (OLD.%1$s IS DISTINCT FROM NEW.%1$s AND OLD.%2$s IS NULL AND OLD.%3$s IS NOT NULL)',
+             key, vector, image), true),
+        (format('visrec_%s_truncate', a.id), 'AFTER TRUNCATE', 'FOR EACH STATEMENT', false)
+    ) AS t (name, event, rest, pins);
+END
+$$;
+COMMENT ON FUNCTION visrec._trigger_definitions(visrec.attachment) IS
+    'The triggers that keep an attachment''s vectors current. pins: it names columns, whose type then cannot be changed: see '
+    'visrec._release_columns. The BEFORE trigger takes away the vector of a changed image, so that no row ever shows the '
+    'vector of another picture; the statement''s end brings the new ones.';
+
+CREATE FUNCTION visrec._our_triggers(relation oid) RETURNS TABLE (name name, attachment integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT t.tgname, substr(p.proname, 10)::integer
+    FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+    WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgparentid = 0
+      AND p.pronamespace = 'visrec'::regnamespace AND p.proname ~ '^_trigger_[0-9]{1,9}$'
+$$;
+COMMENT ON FUNCTION visrec._our_triggers(oid) IS
+    'A table''s triggers that call an attachment''s function: only visrec makes those.';
+
+CREATE FUNCTION visrec._make_triggers(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN SELECT * FROM visrec._trigger_definitions(a) AS d
+             WHERE NOT EXISTS (SELECT FROM visrec._our_triggers(a.relation) AS o WHERE o.name = d.name AND o.attachment = a.id) LOOP
+        EXECUTE t.definition;
+        EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION visrec', t.name, a.relation);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_triggers(visrec.attachment) IS 'Makes those of an attachment''s triggers that are missing.';
+
+CREATE FUNCTION visrec._drop_triggers(relation regclass, attachment integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN SELECT o.name FROM visrec._our_triggers(relation) AS o
+             WHERE o.attachment = _drop_triggers.attachment
+                OR NOT EXISTS (SELECT FROM visrec.attachment AS a WHERE a.id = o.attachment) LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', t.name, relation);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._drop_triggers(regclass, integer) IS
+    'Drops an attachment''s triggers, and those of attachments that are gone.';

@@ -1,0 +1,204 @@
+-- The functions that attach writes into a table's schema: shells with the types of its columns, which pass the call on.
+
+CREATE FUNCTION visrec._object_name(a visrec.attachment, prefix text, suffix text DEFAULT '') RETURNS name
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    -- What would be longer than PostgreSQL allows is cut, and has the attachment's number, so that no two are the same.
+    SELECT CASE WHEN octet_length(prefix || (a).name || suffix) <= 63 THEN prefix || (a).name || suffix
+        ELSE (SELECT prefix || left((a).name, l) || '_' || (a).id || suffix FROM generate_series(1, 63) AS l
+              WHERE octet_length(prefix || left((a).name, l) || '_' || (a).id || suffix) <= 63 ORDER BY l DESC LIMIT 1)
+        END::name
+$$;
+COMMENT ON FUNCTION visrec._object_name(visrec.attachment, text, text) IS 'The name of an attachment''s function or index.';
+
+CREATE FUNCTION visrec._shell_list() RETURNS TABLE (prefix text, suffix text, arguments text[], calls text, results text,
+    volatile boolean, meaning text)
+-- @key is the type of the key, @user of the user in the table of events, @id the attachment.
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT * FROM (VALUES
+        ('similar_', '', ARRAY['id @key', 'k integer = 10', 'filter jsonb = NULL', 'max_distance double precision = NULL',
+            'strict boolean = false'], '_similar(@id, $1, $2, $3, $4, $5)', 'rows', false,
+         'The k rows of %s that look most like the row with this key, best first; of those that the filter leaves, and no '
+         'farther than max_distance. strict: an error, not a NOTICE, where there is no such row.'),
+        ('search_', '', ARRAY['query text', 'k integer = 10', 'filter jsonb = NULL', 'max_distance double precision = NULL'],
+         '_search(@id, NULL, NULL, $1, $2, $3, $4)', 'rows', true,
+         'The k rows of %s whose images fit a text best, best first (for models with a text tower).'),
+        ('search_', '_by_image', ARRAY['query text', 'k integer = 10', 'filter jsonb = NULL',
+            'max_distance double precision = NULL'], '_search(@id, $1, NULL, NULL, $2, $3, $4)', 'rows', true,
+         'The k rows of %s that look most like an image file inside image_roots, best first.'),
+        ('search_', '_by_image', ARRAY['query bytea', 'k integer = 10', 'filter jsonb = NULL',
+            'max_distance double precision = NULL'], '_search(@id, NULL, $1, NULL, $2, $3, $4)', 'rows', true,
+         'The k rows of %s that look most like an encoded image (JPEG, PNG …), best first.'),
+        ('recommend_', '', ARRAY['liked @key[]', 'disliked @key[] = ''{}''', 'k integer = 10', 'strategy text = ''mean''',
+            'filter jsonb = NULL', 'max_distance double precision = NULL', 'diversity double precision = 0', 'toward text = NULL',
+            'seen @key[] = ''{}''', 'liked_weights double precision[] = NULL', 'disliked_weights double precision[] = NULL',
+            'strict boolean = false'], '_recommend(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)', 'rows', true,
+         'k rows of %s for the taste that liked and disliked rows show, best first, without those and the seen ones. '
+         'strategy: mean, session (liked in order of time) or best_score; diversity: 0 to 1; toward: a text to steer by; '
+         'strict: an error, not a NOTICE, where no liked row has a vector.'),
+        ('recommend_', '_weighted', ARRAY['weighted jsonb', 'k integer = 10', 'strategy text = ''mean''', 'filter jsonb = NULL',
+            'max_distance double precision = NULL', 'diversity double precision = 0', 'toward text = NULL', 'seen @key[] = ''{}''',
+            'strict boolean = false'], '_recommend_weighted(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9)', 'rows', true,
+         'k rows of %s as the other recommend function gives them, with a weight for each: [[key, weight], …], below 0 for a '
+         'disliked one.'),
+        ('recommend_', '_for', ARRAY['user_id @user', 'k integer = 10', 'strategy text = ''mean''', 'filter jsonb = NULL',
+            'max_distance double precision = NULL', 'diversity double precision = 0', 'toward text = NULL', 'history integer = 50',
+            'strict boolean = false'], '_recommend_for(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9)', 'rows', true,
+         'k rows of %s for a user, by the latest (history) of the events named by visrec.attach_events, best first, without '
+         'any that the user has events of.'),
+        ('duplicates_', '', ARRAY['k integer = 5', 'max_distance double precision = 0.1'], '_duplicates(@id, $1, $2)', 'pairs', true,
+         'What visrec.duplicates returns of %s, with keys of their own type.'),
+        ('failures_', '', '{}', '_failures(@id)', 'failures', false,
+         'What visrec.failures returns of %s, with keys of their own type.')
+    ) AS s
+$$;
+COMMENT ON FUNCTION visrec._shell_list() IS
+    'All that attach writes into a table''s schema. results: rows (id, similarity, the image and the shown columns), pairs '
+    'or failures. The names that shown columns cannot have follow from this list.';
+
+CREATE FUNCTION visrec._reserved_names() RETURNS SETOF text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT split_part(u.argument, ' ', 1) FROM visrec._shell_list() AS s, unnest(s.arguments) AS u (argument)
+    WHERE s.results = 'rows' UNION VALUES ('id'), ('similarity')
+$$;
+COMMENT ON FUNCTION visrec._reserved_names() IS 'Names of arguments and results, which a shown column cannot have.';
+
+CREATE FUNCTION visrec._shells(a visrec.attachment) RETURNS TABLE (name name, types text, declaration text, body text, comment text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    key text := format_type(a.types[1], -1);
+    user_type text := (SELECT format_type(f.atttypid, -1) FROM pg_attribute AS f
+                       WHERE f.attrelid = a.events AND f.attname = a.event_columns[1] AND NOT f.attisdropped);
+    columns text := (SELECT string_agg(format(', %I %s', c.name, format_type(c.type, -1)), '' ORDER BY c.n)
+                     FROM unnest(a.columns, a.types) WITH ORDINALITY AS c (name, type, n) WHERE c.n = 2 OR c.n > 4);
+BEGIN
+    RETURN QUERY
+    WITH listed AS (
+        SELECT s.*, visrec._object_name(a, s.prefix, s.suffix) AS name,
+               CASE s.results
+                   WHEN 'rows' THEN format('id %s, similarity double precision%s', key, columns)
+                   WHEN 'pairs' THEN format('id_a %1$s, id_b %1$s, kind text, similarity double precision, '
+                       'percentile double precision', key)
+                   ELSE format('id %s, image text, code text, message text, attempts integer, first_try timestamptz, '
+                       'last_try timestamptz', key) END AS row
+        FROM visrec._shell_list() AS s WHERE s.suffix <> '_for' OR user_type IS NOT NULL
+    )
+    SELECT l.name, p.types,
+           -- The key of similar_ is an argument and a column of its result.
+           CASE WHEN l.prefix = 'similar_' THEN format('(INOUT %s, OUT %s) RETURNS SETOF record', p.declared,
+                    replace(substr(l.row, strpos(l.row, ', ') + 2), ', ', ', OUT '))
+                ELSE format('(%s) RETURNS TABLE (%s)', p.declared, l.row) END
+           || format(' LANGUAGE sql %s ROWS 10', CASE WHEN l.volatile THEN 'VOLATILE' ELSE 'STABLE' END),
+           format(E'\n    SELECT * FROM visrec.%s\n    AS r (%s)\n', replace(l.calls, '@id', a.id::text), l.row),
+           format(l.meaning, visrec._label(a.relation))
+    FROM listed AS l, LATERAL (
+        SELECT string_agg(replace(g.argument, ' = ', ' DEFAULT '), ', ' ORDER BY g.n) AS declared,
+               coalesce(string_agg(regexp_replace(split_part(g.argument, ' = ', 1), '^\S+ ', ''), ', ' ORDER BY g.n), '') AS types
+        FROM (SELECT replace(replace(u.argument, '@key', key), '@user', coalesce(user_type, '')) AS argument, u.n
+              FROM unnest(l.arguments) WITH ORDINALITY AS u (argument, n)) AS g
+    ) AS p;
+END
+$$;
+COMMENT ON FUNCTION visrec._shells(visrec.attachment) IS 'An attachment''s shells as they are to be written.';
+
+CREATE FUNCTION visrec._shell_digest(name name, body text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT encode(sha256(convert_to(name || body, 'UTF8')), 'hex')
+$$;
+COMMENT ON FUNCTION visrec._shell_digest(name, text) IS 'What a shell is known by: its name and text.';
+
+CREATE FUNCTION visrec._written_shells(a visrec.attachment) RETURNS TABLE (function regprocedure, name name, schema oid, acl aclitem[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.oid::regprocedure, p.proname, p.pronamespace, p.proacl
+    FROM (SELECT DISTINCT visrec._object_name(a, s.prefix, s.suffix) AS name FROM visrec._shell_list() AS s) AS s
+    JOIN pg_proc AS p ON p.proname = s.name
+    WHERE visrec._shell_digest(p.proname, p.prosrc) = ANY ((a).shells)
+$$;
+COMMENT ON FUNCTION visrec._written_shells(visrec.attachment) IS
+    'The shells of an attachment that are there: the functions whose text is what attach wrote.';
+
+CREATE FUNCTION visrec._make_shell(a visrec.attachment, before regprocedure[], shell record) RETURNS regprocedure
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place record;
+    full_name text;
+    made regprocedure;
+    others regprocedure;
+    acl aclitem[];
+    grantee oid;
+    statement text;
+BEGIN
+    SELECT c.relnamespace AS schema, pg_get_userbyid(c.relowner) AS owner INTO place FROM pg_class AS c WHERE c.oid = a.relation;
+    full_name := format('%I.%I', (SELECT n.nspname FROM pg_namespace AS n WHERE n.oid = place.schema), shell.name);
+    others := (SELECT min(p.oid) FROM pg_proc AS p
+               WHERE p.proname = shell.name AND p.pronamespace = place.schema AND p.oid <> ALL (before::oid[]));
+    IF others IS NOT NULL THEN      -- with other arguments, too: a call could mean either
+        RAISE duplicate_function USING
+            MESSAGE = format('function %s already exists and was not made by visrec', others),
+            HINT = format('Rename or drop it, or choose another name: SELECT visrec.attach(%L, name => …);', a.relation);
+    END IF;
+    made := to_regprocedure(format('%s(%s)', full_name, shell.types));
+    statement := format('CREATE OR REPLACE FUNCTION %s%s AS %L', full_name, shell.declaration, shell.body);
+    BEGIN
+        EXECUTE statement;
+    EXCEPTION WHEN invalid_function_definition THEN     -- other columns than before
+        IF made IS NULL THEN
+            RAISE;
+        END IF;
+        acl := (SELECT p.proacl FROM pg_proc AS p WHERE p.oid = made);
+        EXECUTE format('DROP FUNCTION %s', made);
+        EXECUTE statement;
+        made := to_regprocedure(format('%s(%s)', full_name, shell.types));
+        IF acl IS NOT NULL THEN
+            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
+            FOR grantee IN SELECT x.grantee FROM aclexplode(acl) AS x LOOP
+                EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', made,
+                    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END);
+            END LOOP;
+        END IF;
+    END;
+    made := to_regprocedure(format('%s(%s)', full_name, shell.types));
+    IF place.owner <> (SELECT pg_get_userbyid(p.proowner) FROM pg_proc AS p WHERE p.oid = made) THEN
+        EXECUTE format('ALTER FUNCTION %s OWNER TO %I', made, place.owner);
+    END IF;
+    EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION visrec', made);
+    EXECUTE format('COMMENT ON FUNCTION %s IS %L', made, shell.comment);
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_shell(visrec.attachment, regprocedure[], record) IS
+    'Writes a shell, owned by the table''s owner; replaces none but those that were there before.';
+
+CREATE FUNCTION visrec._make_shells(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    before regprocedure[] := ARRAY(SELECT w.function FROM visrec._written_shells(a) AS w);
+    made regprocedure[] := '{}';
+    shell record;
+    unused regprocedure;
+BEGIN
+    FOR shell IN SELECT * FROM visrec._shells(a) LOOP
+        made := made || visrec._make_shell(a, before || made, shell);
+    END LOOP;
+    FOREACH unused IN ARRAY before LOOP
+        IF unused <> ALL (made) AND EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = unused) THEN
+            EXECUTE format('DROP FUNCTION %s', unused);
+        END IF;
+    END LOOP;
+    UPDATE visrec.own_attachment AS o SET shells = ARRAY(SELECT visrec._shell_digest(s.name, s.body) FROM visrec._shells(a) AS s)
+    WHERE o.id = a.id;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_shells(visrec.attachment) IS 'Writes an attachment''s shells, and drops those of before.';
+
+CREATE FUNCTION visrec._drop_shells(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    shell regprocedure;
+BEGIN
+    FOR shell IN SELECT w.function FROM visrec._written_shells(a) AS w LOOP
+        EXECUTE format('DROP FUNCTION %s', shell);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._drop_shells(visrec.attachment) IS 'Drops an attachment''s shells.';

@@ -1,0 +1,395 @@
+-- attach and detach. Both run as the caller, whose right to the table is checked; what they make on it belongs to its owner.
+
+CREATE FUNCTION visrec._check_table(relation regclass) RETURNS name
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    class pg_class;
+    label text := visrec._label(relation);
+    keys name[];
+BEGIN
+    SELECT c.* INTO class FROM pg_class AS c WHERE c.oid = relation;
+    IF relation IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'the table must not be null';
+    ELSIF class.oid IS NULL THEN
+        RAISE undefined_table USING MESSAGE = format('relation "%s" does not exist', relation);
+    ELSIF class.relkind NOT IN ('r', 'p') THEN
+        RAISE wrong_object_type USING
+            MESSAGE = format('"%s" is not a table', label),
+            HINT = 'Attach the table that holds the rows.';
+    ELSIF class.relpersistence = 't' THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('cannot attach temporary table "%s"', label);
+    ELSIF class.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = relation) THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('cannot attach table "%s", which has child tables', label),
+            DETAIL = 'A key is unique in one table, not over those that inherit from it.',
+            HINT = 'Attach the child tables, or use partitions.';
+    END IF;
+    PERFORM visrec._check_owner(relation);
+    SELECT array_agg(a.attname) INTO keys
+    FROM pg_index AS x JOIN pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey[:x.indnkeyatts - 1])
+    WHERE x.indrelid = relation AND x.indisprimary;
+    IF keys IS NULL THEN
+        RAISE invalid_table_definition USING
+            MESSAGE = format('table "%s" has no primary key', label),
+            HINT = format('Add one: ALTER TABLE %s ADD PRIMARY KEY (…);', relation);
+    ELSIF cardinality(keys) > 1 THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('cannot attach table "%s", whose primary key has %s columns', label, cardinality(keys)),
+            HINT = 'The key must be a single column.';
+    END IF;
+    RETURN keys[1];
+END
+$$;
+COMMENT ON FUNCTION visrec._check_table(regclass) IS 'The key column of a table; raises an error for one that cannot be attached.';
+
+CREATE FUNCTION visrec._check_columns(relation regclass, columns name[], model text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted name;
+    shown name[] := columns[2] || columns[5:];
+    dimension integer := (SELECT m.dimension FROM visrec.model AS m WHERE m.name = model);
+    held record;
+BEGIN
+    IF columns[1] IS DISTINCT FROM visrec._check_table(relation) OR cardinality(columns) < 4
+        OR array_position(columns, NULL) IS NOT NULL
+        OR cardinality(columns[:4]) <> (SELECT count(DISTINCT c) FROM unnest(columns[:4]) AS c)
+    THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'the key, the image and the vector must be three different columns',
+            DETAIL = format('The key is "%s", image_column is "%s", vector_column is "%s".', columns[1], columns[2], columns[3]);
+    ELSIF dimension IS NULL THEN
+        RAISE undefined_object USING MESSAGE = format('model "%s" is not registered', model);
+    END IF;
+    FOREACH wanted IN ARRAY shown LOOP
+        IF NOT EXISTS (SELECT FROM pg_attribute AS a
+                       WHERE a.attrelid = relation AND a.attname = wanted AND a.attnum > 0 AND NOT a.attisdropped)
+        THEN
+            RAISE undefined_column USING
+                MESSAGE = format('column "%s" of table "%s" does not exist', wanted, visrec._label(relation)),
+                HINT = visrec._columns_hint(relation);
+        ELSIF wanted::text IN (SELECT visrec._reserved_names()) THEN
+            RAISE invalid_parameter_value USING
+                MESSAGE = format('column "%s" cannot be shown', wanted),
+                DETAIL = 'The search functions have an argument or a result of this name.';
+        END IF;
+    END LOOP;
+    IF cardinality(shown) <> (SELECT count(DISTINCT s) FROM unnest(shown) AS s) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'show_columns names a column twice',
+            HINT = 'The image column is always shown.';
+    END IF;
+
+    SELECT a.attgenerated, format_type(a.atttypid, a.atttypmod) AS type, visrec._base_type(a.atttypid) AS base INTO held
+    FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = columns[2] AND NOT a.attisdropped;
+    IF held.base NOT IN ('text'::regtype, 'varchar'::regtype, 'bytea'::regtype) THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" cannot hold images, since it is of type %s', columns[2], held.type),
+            HINT = 'Image columns are text or varchar (a path) or bytea (the image itself).';
+    ELSIF held.attgenerated = 'v' THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('column "%s" cannot hold images, since it is a virtual generated column', columns[2]),
+            HINT = 'Make it a stored one.';
+    END IF;
+
+    SELECT format_type(a.atttypid, a.atttypmod) AS type, t.typname, t.typnamespace, a.atttypmod, a.attgenerated INTO held
+    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE a.attrelid = relation AND a.attname = columns[3] AND a.attnum > 0 AND NOT a.attisdropped;
+    IF FOUND AND (held.typname <> 'vector' OR held.atttypmod NOT IN (-1, dimension) OR held.attgenerated <> '' OR held.typnamespace <> (
+        SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'vector'))
+    THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" cannot hold vectors of model "%s", since it is of type %s', columns[3], model, held.type),
+            HINT = format('Name another vector_column: attach adds it, as vector(%s).', dimension);
+    END IF;
+
+    SELECT a.attname, format_type(a.atttypid, a.atttypmod) AS type INTO held FROM pg_attribute AS a
+    WHERE a.attrelid = relation AND a.attname = columns[4] AND a.attnum > 0
+      AND NOT a.attisdropped AND (a.atttypid <> 'bigint[]'::regtype OR a.attgenerated <> '');
+    IF FOUND THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" cannot hold the sources of vectors, since it is of type %s', held.attname, held.type),
+            HINT = 'Name another vector_column: attach adds a column of its name with _source after it.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_columns(regclass, name[], text) IS
+    'Raises an error where a column (key, image, vector, source, shown …) cannot serve; those of vectors need not be there yet.';
+
+CREATE FUNCTION visrec._check_name(id integer, relation regclass, name name) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    other visrec.attachment;
+BEGIN
+    IF coalesce(name, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the name of an attachment must not be empty';
+    END IF;
+    SELECT a.* INTO other FROM visrec.attachment AS a JOIN pg_class AS c ON c.oid = a.relation
+    WHERE a.id <> _check_name.id AND a.name = _check_name.name
+      AND c.relnamespace = (SELECT o.relnamespace FROM pg_class AS o WHERE o.oid = _check_name.relation);
+    IF FOUND THEN
+        RAISE duplicate_object USING
+            MESSAGE = format('functions named after "%s" belong to table "%s" already', name, visrec._label(other.relation)),
+            HINT = format('Choose another name: SELECT visrec.attach(%L, name => …);', relation);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_name(integer, regclass, name) IS
+    'Raises an error where another attachment in the table''s schema has the name.';
+
+CREATE FUNCTION visrec._make_columns(relation regclass, vector_column name, source_column name, dimension integer)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    vector text := (SELECT format('%I.vector(%s)', n.nspname, dimension) FROM pg_extension AS e
+                    JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
+    columns name[] := ARRAY(SELECT a.attname FROM pg_attribute AS a
+                            WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped);
+BEGIN
+    IF vector_column <> ALL (columns) THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', relation, vector_column, vector);
+    END IF;
+    IF source_column <> ALL (columns) THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I bigint[]', relation, source_column);
+        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', relation, source_column, format(
+            'visrec: what %I was made of: {model and image, content}; NULL where visrec did not make it', vector_column));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_columns(regclass, name, name, integer) IS
+    'Adds the column for the vectors and the one that says what each was made of, where they are missing.';
+
+CREATE FUNCTION visrec._use_model(wanted text) RETURNS visrec.model
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    registered visrec.model;
+    directory text;
+BEGIN
+    SELECT m.* INTO registered FROM visrec.model AS m WHERE m.name = wanted;
+    IF FOUND THEN
+        RETURN registered;
+    END IF;
+    -- A model that an administrator fetched is registered the first time an administrator uses it.
+    IF has_function_privilege('visrec.register_model(text, text)', 'EXECUTE') THEN
+        SELECT s.value || '/' || wanted INTO directory FROM visrec.setting AS s WHERE s.name = 'model_directory';
+        IF wanted !~ '[/:]' AND (pg_stat_file(directory, true)).isdir THEN
+            RETURN visrec._register_model(wanted, NULL);
+        END IF;
+    END IF;
+    RAISE undefined_object USING
+        MESSAGE = format('model "%s" is not registered', wanted),
+        DETAIL = 'Registered: ' || (SELECT string_agg(m.name, ', ' ORDER BY m.name) FROM visrec.model AS m) || '.',
+        HINT = format('An administrator fetches it on the server (visrec model pull %s) and registers it '
+            '(SELECT visrec.register_model(%L);). The model "pixels" needs no weights.', wanted, wanted);
+END
+$$;
+COMMENT ON FUNCTION visrec._use_model(text) IS 'A registered model, or an error that says how to get it.';
+REVOKE ALL ON FUNCTION visrec._use_model(text) FROM PUBLIC;
+
+CREATE FUNCTION visrec._as_now(a visrec.attachment) RETURNS visrec.attachment
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    SELECT array_agg(coalesce(f.attname, c.name) ORDER BY c.n), array_agg(coalesce(f.atttypid, c.type)::regtype ORDER BY c.n)
+    INTO a.columns, a.types
+    FROM unnest(a.columns, a.numbers, a.types) WITH ORDINALITY AS c (name, number, type, n)
+    LEFT JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = c.number AND NOT f.attisdropped;
+    RETURN a;
+END
+$$;
+COMMENT ON FUNCTION visrec._as_now(visrec.attachment) IS 'An attachment with the names and types that its columns have now.';
+
+CREATE FUNCTION visrec._next_id() RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    next_id integer;
+BEGIN
+    LOOP        -- past what a dump without data brought: functions of attachments that it left out
+        next_id := nextval('visrec.attachment_id');
+        EXIT WHEN NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace
+                              AND p.proname IN ('_table_' || next_id, '_trigger_' || next_id))
+            AND NOT EXISTS (SELECT FROM visrec.attachment AS a WHERE a.id = next_id);
+    END LOOP;
+    RETURN next_id;
+END
+$$;
+COMMENT ON FUNCTION visrec._next_id() IS 'An id for a new attachment.';
+
+CREATE FUNCTION visrec._wanted(relation regclass, image_column name, vector_column name, model visrec.model, mode text,
+    on_error text, show_columns name[], name name, before visrec.attachment) RETURNS visrec.attachment
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    a visrec.attachment := visrec._as_now(before);
+    vector name := coalesce(vector_column, a.columns[3], 'content_vector');
+BEGIN
+    a.id := coalesce(before.id, visrec._next_id());
+    a.relation := relation;
+    a.name := coalesce(name, before.name, (SELECT c.relname FROM pg_class AS c WHERE c.oid = relation));
+    a.columns := ARRAY[visrec._check_table(relation), coalesce(image_column, a.columns[2], 'image_path'), vector,
+        CASE WHEN vector = a.columns[3] THEN a.columns[4] ELSE left(vector, 56) || '_source' END]
+        || coalesce(show_columns, a.columns[5:], '{}');
+    a.model := model.name;
+    a.fingerprint := model.fingerprint;
+    a.mode := coalesce(mode, before.mode, 'sync');
+    a.on_error := coalesce(on_error, before.on_error, 'record');
+    a.index_method := coalesce(before.index_method, 'hnsw');
+    a.index_metric := coalesce(before.index_metric, 'cosine');
+    a.shells := coalesce(before.shells, '{}');
+    IF a.components IS NOT NULL AND before.fingerprint <> model.fingerprint THEN
+        RAISE NOTICE USING
+            MESSAGE = format('the index of table "%s" is no longer reduced', visrec._label(relation)),
+            DETAIL = 'Its components were fitted to another model''s vectors.',
+            HINT = format('SELECT * FROM visrec.reduce(%L, …);', relation);
+        a.components := NULL;
+        a.index_method := 'hnsw';
+        a.index_metric := 'cosine';
+    END IF;
+    IF a.mode <> 'sync' OR a.on_error NOT IN ('record', 'raise') THEN
+        RAISE USING
+            ERRCODE = CASE a.mode WHEN 'queue' THEN 'feature_not_supported' ELSE 'invalid_parameter_value' END,
+            MESSAGE = format('cannot attach with mode "%s" and on_error "%s"', a.mode, a.on_error),
+            HINT = 'This version has the mode "sync"; on_error is "record" or "raise".';
+    END IF;
+    RETURN a;
+END
+$$;
+COMMENT ON FUNCTION visrec._wanted(regclass, name, name, visrec.model, text, text, name[], name, visrec.attachment) IS
+    'The attachment as it will be: what is NULL is as it was before, or the default.';
+
+CREATE FUNCTION visrec._write_attachment(a visrec.attachment) RETURNS visrec.attachment
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    a.types := ARRAY(
+        SELECT f.atttypid::regtype FROM unnest(a.columns) WITH ORDINALITY AS c (name, n)
+        JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attname = c.name AND NOT f.attisdropped ORDER BY c.n);
+    a.numbers := '{}';      -- which the table's trigger finds
+    UPDATE visrec.own_attachment AS o SET (relation, name, columns, numbers, types, model, fingerprint, mode, on_error,
+            index_method, index_metric, reduction, components, events, event_columns, shells)
+        = ROW (a.relation, a.name, a.columns, a.numbers, a.types, a.model, a.fingerprint, a.mode, a.on_error,
+            a.index_method, a.index_metric, a.reduction, a.components, a.events, a.event_columns, a.shells)
+    WHERE o.id = a.id;
+    IF NOT FOUND THEN
+        INSERT INTO visrec.own_attachment SELECT a.*;
+    END IF;
+    SELECT * INTO a FROM visrec.attachment AS w WHERE w.id = a.id;
+    RETURN a;
+END
+$$;
+COMMENT ON FUNCTION visrec._write_attachment(visrec.attachment) IS
+    'Writes an attachment, as its table''s owner may, and with it the functions in schema visrec.';
+
+CREATE FUNCTION visrec._check_vector_column(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    other name := (SELECT o.name FROM visrec.attachment AS o WHERE o.relation = a.relation AND o.id <> a.id
+                   AND (a.columns[3] = visrec._current_name(o.relation, o.numbers[3])
+                        OR a.columns[4] = visrec._current_name(o.relation, o.numbers[4])));
+BEGIN
+    IF other IS NOT NULL THEN
+        RAISE duplicate_object USING
+            MESSAGE = format('column "%s" holds the vectors of attachment "%s"', a.columns[3], other),
+            HINT = format('For another image or model name another vector_column. For other names of the functions: SELECT '
+                'visrec.detach(%1$L, name => %2$L); SELECT visrec.attach(%1$L, name => %3$L);', a.relation, other, a.name);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_vector_column(visrec.attachment) IS
+    'Raises an error where another attachment of the table has the same column for its vectors.';
+
+CREATE FUNCTION visrec.attach(relation regclass, image_column name DEFAULT NULL, vector_column name DEFAULT NULL,
+    model text DEFAULT NULL, mode text DEFAULT NULL, on_error text DEFAULT NULL, show_columns name[] DEFAULT NULL,
+    name name DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    before visrec.attachment;
+    used visrec.model;
+    a visrec.attachment;
+    due bigint;
+BEGIN
+    PERFORM visrec._check_table(relation);
+    SELECT * INTO before FROM visrec.attachment AS r
+    WHERE r.relation = attach.relation AND r.name = coalesce(attach.name, r.name) ORDER BY r.id LIMIT 1;
+    used := visrec._use_model(coalesce(model, before.model, 'clip-ViT-B-32'));
+    a := visrec._wanted(relation, image_column, vector_column, used, mode, on_error, show_columns, name, before);
+    PERFORM visrec._check_columns(relation, a.columns, used.name);
+    PERFORM visrec._check_name(a.id, relation, a.name);
+    PERFORM visrec._check_vector_column(a);
+    PERFORM visrec._check_access(relation);
+
+    PERFORM visrec._make_columns(relation, a.columns[3], a.columns[4], used.dimension);
+    a := visrec._write_attachment(a);
+    PERFORM visrec._check_vectors(a, before);
+    PERFORM visrec._drop_triggers(relation, a.id);
+    PERFORM visrec._make_triggers(a);
+    PERFORM visrec._make_shells(a);
+    PERFORM visrec._make_index(a.id);
+    PERFORM visrec._make_mark_index(a);
+    due := visrec._call(a.id, 'count_due');
+    IF due > 0 THEN
+        RAISE NOTICE USING
+            MESSAGE = format('%s rows of table "%s" have an image without a vector', due, visrec._label(relation)),
+            HINT = format('CALL visrec.backfill(%s);', concat_ws(', ', quote_literal(relation::text),
+                CASE WHEN a.id <> visrec._find(relation) THEN format('name => %L', a.name) END));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[], name) IS
+    'Makes a table''s images have vectors: adds the vector column, triggers, an index (see visrec.reindex) and the functions '
+    'similar_<name>, search_<name>, recommend_<name> …. Called again it changes what is given, and brings the rest up to date; '
+    'what is NULL stays as it is. At first: image_path, content_vector, clip-ViT-B-32, sync, record, none, the table''s name. '
+    'on_error: record (a bad image leaves its row without a vector and a line in visrec.failure) or raise (it fails the '
+    'statement). With another name and vector_column the table has several attachments.';
+REVOKE ALL ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[], name) FROM PUBLIC;
+
+CREATE FUNCTION visrec._check_vectors(a visrec.attachment, before visrec.attachment) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- Of another model: by their sources, or, without one, since another made the column's others.
+    IF visrec._call(a.id, 'foreign', jsonb_build_object('unknown', before.columns[3] = a.columns[3]
+            AND before.fingerprint <> a.fingerprint))::boolean
+    THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('table "%s" has vectors of another model', visrec._label(a.relation)),
+            DETAIL = 'Vectors of two models cannot be compared.',
+            HINT = format('Name another vector_column, or drop the vectors: SELECT visrec.detach(%1$L, drop_vectors => '
+                'true); or ALTER TABLE %1$s DROP COLUMN %2$I, DROP COLUMN %3$I;', a.relation, a.columns[3], a.columns[4]);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_vectors(visrec.attachment, visrec.attachment) IS
+    'Raises an error where the vectors that are there are of other weights.';
+
+CREATE FUNCTION visrec._has_foreign(n visrec._names, unknown boolean) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found boolean;
+BEGIN
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%s IS NOT NULL AND coalesce(t.%s[1] <> 0 AND t.%s[1] >> 32 <> $1, $2))',
+        n."table", n.vector, n.source, n.source) INTO found USING n.weights, coalesce(unknown, false);
+    RETURN to_jsonb(found);
+END
+$$;
+COMMENT ON FUNCTION visrec._has_foreign(visrec._names, boolean) IS
+    'Whether there are vectors of other weights; unknown: whether those without a source are.';
+
+CREATE FUNCTION visrec.detach(relation regclass, drop_vectors boolean DEFAULT false, name name DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    a visrec.attachment;
+    dropped text;
+BEGIN
+    PERFORM visrec._check_owner(relation);
+    SELECT r.* INTO a FROM visrec._find(relation, name) AS f JOIN visrec.attachment AS r ON r.id = f;
+    PERFORM visrec._drop_triggers(relation, a.id);
+    PERFORM visrec._drop_shells(a);
+    PERFORM visrec._drop_indexes(a);
+    DELETE FROM visrec.own_attachment AS o WHERE o.id = a.id;
+    dropped := (SELECT string_agg(format('DROP COLUMN %I', f.attname), ', ') FROM pg_attribute AS f
+                WHERE f.attrelid = relation AND f.attnum = ANY (a.numbers[3:4]) AND NOT f.attisdropped);
+    IF drop_vectors AND dropped IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', relation, dropped);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec.detach(regclass, boolean, name) IS
+    'Removes what attach made. The vectors stay in their column, unless drop_vectors.';

@@ -1,0 +1,109 @@
+-- What ALTER TABLE and DROP TABLE do to an attachment. None of this may ever be why somebody's statement fails.
+
+CREATE FUNCTION visrec._forget_dropped() RETURNS event_trigger
+-- As the extension's owner: who drops a table may own neither its functions nor what visrec keeps of it.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    a visrec.attachment;
+    owner oid;
+    shell regprocedure;
+BEGIN
+    FOR a IN
+        SELECT r.* FROM pg_event_trigger_dropped_objects() AS d JOIN visrec.attachment AS r ON r.relation = d.objid
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
+    LOOP
+        owner := (SELECT p.proowner FROM pg_proc AS p
+                  WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_table_' || a.id);
+        FOR shell IN SELECT w.function FROM visrec._written_shells(a) AS w JOIN pg_proc AS p ON p.oid = w.function
+                     WHERE p.proowner = owner LOOP
+            BEGIN
+                EXECUTE format('DROP FUNCTION %s', shell);
+            EXCEPTION WHEN OTHERS THEN      -- a view of theirs uses it
+                RAISE NOTICE 'function % was not dropped: %', shell, SQLERRM;
+            END;
+        END LOOP;
+        DELETE FROM visrec.attachment AS r WHERE r.id = a.id;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._forget_dropped() IS
+    'After DROP TABLE of an attached table: removes its attachments, with their functions and failures.';
+REVOKE ALL ON FUNCTION visrec._forget_dropped() FROM PUBLIC;
+
+CREATE EVENT TRIGGER visrec_forget_dropped ON sql_drop EXECUTE FUNCTION visrec._forget_dropped();
+COMMENT ON EVENT TRIGGER visrec_forget_dropped IS 'visrec: what attach made goes with its table';
+
+-- PostgreSQL refuses to change the type of a column that a trigger names (UPDATE OF, WHEN), and a trigger that names none
+-- would cost every UPDATE a look at each row. So those triggers step aside for an ALTER … TYPE, and come back after it. Which
+-- table a statement is for is not known before it runs: the statement's text says which it may be.
+
+CREATE FUNCTION visrec._may_change(relation oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT current_query() ~* '\mtype\M' AND visrec._owns(c.oid)
+       AND current_query() ~* ('(?<!\w)' || regexp_replace(c.relname, '(\W)', '\\\1', 'g') || '(?!\w)')
+    FROM pg_class AS c WHERE c.oid = relation
+$$;
+COMMENT ON FUNCTION visrec._may_change(oid) IS
+    'Whether the current statement may be an ALTER TABLE … TYPE of this table, which is of the current role''s.';
+
+CREATE FUNCTION visrec._release_columns() RETURNS event_trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN
+        SELECT a.relation, d.name FROM visrec.attachment AS a
+        CROSS JOIN LATERAL visrec._trigger_definitions(visrec._as_now(a)) AS d
+        JOIN LATERAL visrec._our_triggers(a.relation) AS o ON o.name = d.name
+        WHERE visrec._may_change(a.relation) AND d.pins
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation);
+    END LOOP;
+EXCEPTION WHEN OTHERS THEN
+    NULL;       -- the ALTER TABLE itself says what is wrong
+END
+$$;
+COMMENT ON FUNCTION visrec._release_columns() IS
+    'Before an ALTER TABLE … TYPE of what may be a table of the current role''s: drops the triggers that name columns.';
+REVOKE ALL ON FUNCTION visrec._release_columns() FROM PUBLIC;
+
+CREATE EVENT TRIGGER visrec_release_columns ON ddl_command_start WHEN TAG IN ('ALTER TABLE')
+EXECUTE FUNCTION visrec._release_columns();
+COMMENT ON EVENT TRIGGER visrec_release_columns IS 'visrec: columns of attached tables can change their type';
+
+CREATE FUNCTION visrec._follow_table() RETURNS event_trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    a visrec.attachment;
+    now visrec.attachment;
+    owner boolean;
+BEGIN
+    FOR a IN
+        SELECT r.* FROM visrec.attachment AS r
+        WHERE r.relation IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass)
+              AND visrec._owns(r.relation)
+           OR visrec._may_change(r.relation)
+    LOOP
+        now := visrec._as_now(a);
+        owner := visrec._problem(a) IS NOT DISTINCT FROM 'its owner changed, or its function in schema visrec';
+        BEGIN
+            IF (now.columns, now.types) IS DISTINCT FROM (a.columns, a.types) OR owner THEN
+                PERFORM visrec.attach(a.relation, name => a.name);
+            ELSE
+                PERFORM visrec._make_triggers(now);
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING USING
+                MESSAGE = format('table "%s" has changed and could not be attached anew: %s', visrec._label(a.relation), SQLERRM),
+                HINT = visrec._attach_call(a);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._follow_table() IS
+    'After ALTER TABLE of an attached table: brings its attachments up to date, and the triggers back.';
+REVOKE ALL ON FUNCTION visrec._follow_table() FROM PUBLIC;
+
+CREATE EVENT TRIGGER visrec_follow_table ON ddl_command_end WHEN TAG IN ('ALTER TABLE')
+EXECUTE FUNCTION visrec._follow_table();
+COMMENT ON EVENT TRIGGER visrec_follow_table IS 'visrec: attachments follow their tables';

@@ -1,0 +1,241 @@
+-- The index of a table's vectors: five methods, of which visrec.reindex chooses one, and visrec.reduce a sixth.
+
+CREATE FUNCTION visrec._index_parts(n visrec._names, OUT access name, OUT opclass name, OUT expression text, OUT operator text,
+    OUT most integer, OUT dimension integer)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    type text;
+BEGIN
+    dimension := (SELECT m.dimension FROM visrec.model AS m WHERE m.name = n.model);
+    CASE n.index_method
+    WHEN 'hnsw', 'ivfflat' THEN
+        SELECT n.index_method, 'vector', 2000, '%s' INTO access, type, most, expression;
+    WHEN 'hnsw_half' THEN
+        SELECT 'hnsw', 'halfvec', 4000, format('(%%s::%s.halfvec(%s))', n.vector_schema, dimension)
+        INTO access, type, most, expression;
+    WHEN 'hnsw_binary' THEN
+        SELECT 'hnsw', 'bit', 64000, format('(%s.binary_quantize(%%s)::bit(%s))', n.vector_schema, dimension)
+        INTO access, type, most, expression;
+    WHEN 'hnsw_reduced' THEN
+        SELECT 'hnsw', 'vector', NULL, format('(visrec._project_%s_%s(%%s)::%s.vector(%s))', n.id, n.reduction, n.vector_schema,
+            cardinality(a.components))
+        INTO access, type, most, expression FROM visrec.attachment AS a WHERE a.id = n.id;
+    WHEN 'none' THEN
+        type := 'vector';
+        expression := '%s';
+    ELSE
+        RETURN;
+    END CASE;
+    SELECT CASE type WHEN 'bit' THEN 'bit_hamming_ops' ELSE type || m.ops END,
+           format('OPERATOR(%s.%s)', n.vector_schema, CASE type WHEN 'bit' THEN '<~>' ELSE m.operator END)
+    INTO opclass, operator
+    FROM (VALUES ('cosine', '_cosine_ops', '<=>'), ('inner_product', '_ip_ops', '<#>'), ('l2', '_l2_ops', '<->'))
+        AS m (metric, ops, operator)
+    WHERE m.metric = n.index_metric;
+END
+$$;
+COMMENT ON FUNCTION visrec._index_parts(visrec._names) IS
+    'What an attachment''s index is made of: expression is what is indexed, with %s for the vector; most, how many numbers it '
+    'takes at most; operator is NULL where there is no such method or metric.';
+
+CREATE FUNCTION visrec._probes(relation regclass) RETURNS integer
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- The square root of the lists, as pgvector advises; twice that, since neighbours lie across borders.
+    SELECT greatest(1, ceil(2 * sqrt(max(o.option_value::integer))))::integer
+    FROM pg_index AS x
+    JOIN pg_class AS c ON c.oid = x.indexrelid
+    JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'ivfflat'
+    CROSS JOIN pg_options_to_table(c.reloptions) AS o
+    WHERE x.indrelid = relation AND o.option_name = 'lists'
+$$;
+COMMENT ON FUNCTION visrec._probes(regclass) IS 'How many of its ivfflat index''s lists a search of a table looks at.';
+
+CREATE FUNCTION visrec._depends_on_extension(class regclass, object oid) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+        WHERE d.classid = class AND d.objid = object AND d.objsubid = 0
+          AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'x' AND e.extname = 'visrec')
+$$;
+COMMENT ON FUNCTION visrec._depends_on_extension(regclass, oid) IS
+    'Whether an object goes with DROP EXTENSION visrec: of an attached table''s indexes on its vectors, those that visrec made.';
+
+CREATE FUNCTION visrec._indexes(relation regclass, number smallint, OUT index regclass, OUT access name, OUT opclass name,
+    OUT plain boolean, OUT made boolean) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT x.indexrelid::regclass, m.amname, o.opcname, x.indkey[0] = number AND x.indpred IS NULL,
+           visrec._depends_on_extension('pg_class', x.indexrelid)
+    FROM pg_index AS x
+    JOIN pg_class AS c ON c.oid = x.indexrelid
+    JOIN pg_am AS m ON m.oid = c.relam
+    JOIN pg_opclass AS o ON o.oid = x.indclass[0]
+    WHERE x.indrelid = relation AND x.indisvalid
+      AND EXISTS (SELECT FROM pg_depend AS d
+                  WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid
+                    AND d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid = number)
+$$;
+COMMENT ON FUNCTION visrec._indexes(regclass, smallint) IS
+    'The indexes of a column, or of an expression on it (plain: of all rows, and the column itself); made: by visrec.';
+
+CREATE FUNCTION visrec._create_index(relation regclass, definition text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    others oid[] := ARRAY(SELECT x.indexrelid FROM pg_index AS x WHERE x.indrelid = relation);
+BEGIN
+    EXECUTE format('CREATE INDEX ON %s %s', relation, definition);
+    EXECUTE format('ALTER INDEX %s DEPENDS ON EXTENSION visrec', (
+        SELECT x.indexrelid::regclass FROM pg_index AS x WHERE x.indrelid = relation AND x.indexrelid <> ALL (others)));
+END
+$$;
+COMMENT ON FUNCTION visrec._create_index(regclass, text) IS 'Creates an index, which goes with the extension.';
+
+CREATE FUNCTION visrec._make_mark_index(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM visrec._indexes(a.relation, a.numbers[4]) AS i WHERE i.made AND i.access = 'btree') THEN
+        PERFORM visrec._create_index(a.relation, format('((%2$I[1])) WHERE %1$I IS NULL AND %2$I IS NOT NULL',
+            a.columns[3], a.columns[4]));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_mark_index(visrec.attachment) IS
+    'Makes the index by which an UPDATE''s end finds the rows whose image it changed. It is all but empty: see visrec._mark.';
+
+CREATE FUNCTION visrec._build_index(n visrec._names, parts record) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    workers text := current_setting('max_parallel_maintenance_workers');
+    version int[] := (SELECT string_to_array(e.extversion, '.')::int[] FROM pg_extension AS e WHERE e.extname = 'vector');
+    rows bigint;
+    options text := '';
+BEGIN
+    IF parts.access = 'ivfflat' THEN    -- as pgvector advises
+        rows := visrec._call(n.id, 'count_vectors');
+        options := format('WITH (lists = %s)',
+            least(greatest(CASE WHEN rows <= 1000000 THEN rows / 1000 ELSE sqrt(rows) END::integer, 1), 32768));
+    END IF;
+    IF version < '{0,8,2}' THEN     -- earlier ones can overflow in a parallel build
+        PERFORM set_config('max_parallel_maintenance_workers', '0', true);
+    END IF;
+    PERFORM visrec._create_index(n.relation, format('USING %I ((%s) %s.%I) %s', parts.access, format(parts.expression, n.vector),
+        n.vector_schema, parts.opclass, options));
+    PERFORM set_config('max_parallel_maintenance_workers', workers, true);
+END
+$$;
+COMMENT ON FUNCTION visrec._build_index(visrec._names, record) IS 'Builds the index of an attachment.';
+
+CREATE FUNCTION visrec._drop_indexes(a visrec.attachment, kept regclass[] DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    index regclass;
+BEGIN
+    FOR index IN SELECT i.index FROM unnest(a.numbers[3:4]) AS c (number), visrec._indexes(a.relation, c.number) AS i
+                 WHERE i.made AND i.index <> ALL (kept) GROUP BY i.index LOOP
+        EXECUTE format('DROP INDEX %s', index);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._drop_indexes(visrec.attachment, regclass[]) IS
+    'Drops the indexes that visrec made for an attachment, but those that are kept.';
+
+CREATE FUNCTION visrec._make_index(attachment integer, rebuild boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n visrec._names := visrec._resolve(attachment);
+    parts record := visrec._index_parts(n);
+    present boolean;
+BEGIN
+    -- Of an expression, only what visrec made is known to be the one.
+    SELECT bool_or(i.made AND NOT rebuild OR i.plain AND NOT i.made) INTO present
+    FROM visrec.attachment AS a, visrec._indexes(a.relation, a.numbers[3]) AS i
+    WHERE a.id = attachment AND i.access = parts.access AND i.opclass = parts.opclass;
+    IF n.index_method = 'none' OR present THEN
+        RETURN;
+    ELSIF parts.dimension > parts.most THEN
+        RAISE NOTICE USING
+            MESSAGE = format('column %s of table "%s" has no index', n.vector, n.label),
+            DETAIL = format('The model''s vectors have %s numbers, %s takes at most %s; searches scan the table.', parts.dimension,
+                n.index_method, parts.most),
+            HINT = format('SELECT visrec.reindex(%L, %L);', n.relation,
+                CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half' ELSE 'hnsw_binary' END);
+        RETURN;
+    END IF;
+    PERFORM visrec._build_index(n, parts);
+END
+$$;
+COMMENT ON FUNCTION visrec._make_index(integer, boolean) IS
+    'Builds the index of an attachment, unless the column has one.';
+
+CREATE FUNCTION visrec._check_index(n visrec._names) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    parts record := visrec._index_parts(n);
+BEGIN
+    IF n.index_method = 'hnsw_reduced' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'the method "hnsw_reduced" needs a number of dimensions',
+            HINT = format('SELECT * FROM visrec.reduce(%L, 128);', n.relation);
+    ELSIF parts.operator IS NULL THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('unknown index method "%s" or metric "%s"', n.index_method, n.index_metric),
+            HINT = 'Methods: hnsw, hnsw_half, hnsw_binary, ivfflat, none. Metrics: cosine, inner_product, l2.';
+    ELSIF parts.dimension IS NULL THEN
+        RAISE undefined_object USING
+            MESSAGE = format('model "%s" is not registered', n.model),
+            HINT = format('SELECT visrec.register_model(%L);', n.model);
+    ELSIF parts.dimension > parts.most THEN
+        RAISE program_limit_exceeded USING
+            MESSAGE = format('cannot index the vectors of table "%s" with the method "%s"', n.label, n.index_method),
+            DETAIL = format('They have %s numbers, and it takes at most %s.', parts.dimension, parts.most),
+            HINT = format('Methods that take them: %s.', concat_ws(', ',
+                CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half (at most 4000)' END,
+                CASE WHEN parts.dimension <= 64000 THEN 'hnsw_binary (at most 64000)' END, 'none'));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_index(visrec._names) IS 'Raises an error for an index that cannot be made.';
+
+CREATE FUNCTION visrec._replace_index(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    others regclass[] := ARRAY(SELECT i.index FROM visrec._indexes(a.relation, a.numbers[3]) AS i WHERE i.access <> 'btree' AND i.made);
+BEGIN
+    a := visrec._write_attachment(a);
+    PERFORM visrec._make_index(a.id, rebuild => true);
+    PERFORM visrec._drop_indexes(a, ARRAY(
+        SELECT i.index FROM unnest(a.numbers[3:4]) AS c (number), visrec._indexes(a.relation, c.number) AS i
+        WHERE i.index <> ALL (others)));
+    -- Has the table's trigger drop a projection that no index is made of any more.
+    UPDATE visrec.own_attachment AS o SET components = o.components WHERE o.id = a.id;
+END
+$$;
+COMMENT ON FUNCTION visrec._replace_index(visrec.attachment) IS
+    'Builds the index of an attachment that is changed, and drops those before. Searches that began go on with those.';
+
+CREATE FUNCTION visrec.reindex(relation regclass, method text DEFAULT 'hnsw', metric text DEFAULT 'cosine', name name DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n visrec._names := visrec._resolve(visrec._find(relation, name));
+    a visrec.attachment;
+BEGIN
+    PERFORM visrec._check_owner(relation);
+    n.index_method := coalesce(method, 'NULL');
+    n.index_metric := coalesce(metric, 'NULL');
+    PERFORM visrec._check_index(n);
+    SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = n.id;
+    a := visrec._as_now(a);
+    a.index_method := method;
+    a.index_metric := metric;
+    a.components := NULL;
+    PERFORM visrec._replace_index(a);
+END
+$$;
+COMMENT ON FUNCTION visrec.reindex(regclass, text, text, name) IS
+    'Builds the index of a table''s vectors anew, and has its search functions use it. method: hnsw; hnsw_half (half the '
+    'size, of half-precision numbers); hnsw_binary (a fraction of the size, of one bit a number; finds candidates, which '
+    'are compared by the vectors themselves); ivfflat (built faster, searched slower; build it when the rows are there); '
+    'none (every row is compared: exact). metric: cosine, inner_product or l2, which order unit vectors alike, so that '
+    'results are the same; similarity is the cosine whichever. Only what visrec made is dropped. Rows can be read '
+    'meanwhile, not written. For a large load: reindex with none, load or backfill, then reindex with hnsw: building once '
+    'is faster than growing.';
