@@ -2,7 +2,7 @@
 -- raised by visrec._checked. Where the package is gone, as after `make uninstall`, rows are kept and say so.
 
 -- The next two have no search_path of their own: the user's triggers, which their writes fire, see that of the statement.
-CREATE FUNCTION visrec._python_embed_rows(attachment integer, keys text[], on_error text, lock boolean) RETURNS jsonb
+CREATE FUNCTION visrec._python_embed_rows(names text, keys text[], stop boolean, lock boolean) RETURNS jsonb
 LANGUAGE plpython3u AS $python$
 import sys
 if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
@@ -10,13 +10,13 @@ try:
     from visrec_db.backend import rows
 except ImportError:
     return '{"missing": true}'
-return rows.embed_rows(plpy, attachment, keys, on_error, lock)
+return rows.embed_rows(plpy, names, keys, stop, lock)
 $python$;
-COMMENT ON FUNCTION visrec._python_embed_rows(integer, text[], text, boolean) IS
-    'Embeds those of the rows with these keys that have no vector, and accounts for each.';
-REVOKE ALL ON FUNCTION visrec._python_embed_rows(integer, text[], text, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION visrec._python_embed_rows(text, text[], boolean, boolean) IS
+    'Embeds those of the rows with these keys that have no vector, and accounts for each; stop: at the first failure.';
+REVOKE ALL ON FUNCTION visrec._python_embed_rows(text, text[], boolean, boolean) FROM PUBLIC;
 
-CREATE FUNCTION visrec._python_backfill_batch(attachment integer, after text, size integer, following integer) RETURNS jsonb
+CREATE FUNCTION visrec._python_backfill_batch(names text, after text, size integer, following integer) RETURNS jsonb
 LANGUAGE plpython3u AS $python$
 import sys
 if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
@@ -24,11 +24,11 @@ try:
     from visrec_db.backend import rows
 except ImportError:
     return '{"missing": true}'
-return rows.backfill_batch(plpy, attachment, after, size, following)
+return rows.backfill_batch(plpy, names, after, size, following)
 $python$;
-COMMENT ON FUNCTION visrec._python_backfill_batch(integer, text, integer, integer) IS
+COMMENT ON FUNCTION visrec._python_backfill_batch(text, text, integer, integer) IS
     'Embeds the next rows without a vector after a key, while the encoder goes on with those that follow.';
-REVOKE ALL ON FUNCTION visrec._python_backfill_batch(integer, text, integer, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION visrec._python_backfill_batch(text, text, integer, integer) FROM PUBLIC;
 
 CREATE FUNCTION visrec._embed(model text, path text, image bytea, query text) RETURNS jsonb
 LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
@@ -98,7 +98,7 @@ COMMENT ON FUNCTION visrec._encoder_warm(text) IS
     'Has the encoder process load a model.';
 REVOKE ALL ON FUNCTION visrec._encoder_warm(text) FROM PUBLIC;
 
-CREATE FUNCTION visrec._duplicate_kinds(attachment integer, keys_a text[], keys_b text[]) RETURNS jsonb
+CREATE FUNCTION visrec._duplicate_kinds(names text, keys_a text[], keys_b text[]) RETURNS jsonb
 LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
 import sys
 if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
@@ -106,11 +106,11 @@ try:
     from visrec_db.backend import requests
 except ImportError:
     return '{"missing": true}'
-return requests.duplicate_kinds(plpy, attachment, keys_a, keys_b)
+return requests.duplicate_kinds(plpy, names, keys_a, keys_b)
 $python$;
-COMMENT ON FUNCTION visrec._duplicate_kinds(integer, text[], text[]) IS
+COMMENT ON FUNCTION visrec._duplicate_kinds(text, text[], text[]) IS
     'For each pair of rows by their keys: whether their images are exact or near duplicates, or only similar.';
-REVOKE ALL ON FUNCTION visrec._duplicate_kinds(integer, text[], text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION visrec._duplicate_kinds(text, text[], text[]) FROM PUBLIC;
 
 CREATE FUNCTION visrec._principal_components(sample bytea, dimension integer, dims integer) RETURNS jsonb
 LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$

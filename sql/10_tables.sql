@@ -11,19 +11,25 @@ SELECT pg_catalog.pg_extension_config_dump('visrec.setting_value', '');
 COMMENT ON TABLE visrec.setting_value IS 'Settings that differ from their defaults; see visrec.setting.';
 GRANT SELECT ON visrec.setting_value TO PUBLIC;
 
+CREATE FUNCTION visrec._default_settings() RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '{"image_roots": "/var/lib/visrec/images", "max_image_bytes": "67108864", "max_image_pixels": "100000000",
+    "max_image_seconds": "20", "model_directory": "/var/lib/visrec/models", "encoder": "auto", "encoder_idle_seconds": "600"}'::jsonb;
+COMMENT ON FUNCTION visrec._default_settings() IS 'The settings as they are until an administrator changes them.';
+
 CREATE VIEW visrec.setting AS
-SELECT d.name, coalesce(s.value, d.value) AS value, d.value AS default_value, d.description
+SELECT d.name, coalesce(s.value, visrec._default_settings() ->> d.name) AS value,
+       visrec._default_settings() ->> d.name AS default_value, d.description
 FROM (VALUES
-    ('image_roots', '/var/lib/visrec/images',
-     'directories that image paths may lead into, ":" between them'),
-    ('max_image_bytes', '67108864', 'an image of more bytes is not read'),
-    ('max_image_pixels', '100000000', 'an image of more pixels is not decoded'),
-    ('max_image_seconds', '20', 'an image that takes longer to decode is given up'),
-    ('model_directory', '/var/lib/visrec/models', 'where register_model looks for a model by its name'),
-    ('encoder', 'auto', 'where models run: shared (one process for the cluster), in_process (in each session), or '
+    ('image_roots', 'directories that image paths may lead into, ":" between them'),
+    ('max_image_bytes', 'an image of more bytes is not read'),
+    ('max_image_pixels', 'an image of more pixels is not decoded'),
+    ('max_image_seconds', 'an image that takes longer to decode is given up'),
+    ('model_directory', 'where register_model looks for a model by its name'),
+    ('encoder', 'where models run: shared (one process for the cluster), in_process (in each session), or '
      'auto: shared, and in_process with a warning where that cannot be started'),
-    ('encoder_idle_seconds', '600', 'after so long without work the shared encoder ends')
-) AS d (name, value, description)
+    ('encoder_idle_seconds', 'after so long without work the shared encoder ends')
+) AS d (name, description)
 LEFT JOIN visrec.setting_value AS s ON s.name = d.name;
 COMMENT ON VIEW visrec.setting IS 'What an administrator decides; change a value with visrec.set.';
 GRANT SELECT ON visrec.setting TO PUBLIC;
@@ -109,7 +115,9 @@ CREATE TABLE visrec.attachment (
     components vector[],
     events regclass,
     event_columns name[],
-    shells text[] NOT NULL DEFAULT '{}'
+    shells text[] NOT NULL DEFAULT '{}',
+    weights bigint,
+    operators text[]
 );
 SELECT pg_catalog.pg_extension_config_dump('visrec.attachment', '');
 COMMENT ON TABLE visrec.attachment IS
@@ -125,12 +133,17 @@ COMMENT ON COLUMN visrec.attachment.reduction IS
 COMMENT ON COLUMN visrec.attachment.components IS 'the principal components that the vectors are projected on';
 COMMENT ON COLUMN visrec.attachment.event_columns IS 'of the table of events: user, item, weight (may be NULL) and time';
 COMMENT ON COLUMN visrec.attachment.shells IS 'SHA-256 of the text of each function that attach wrote for the table';
+COMMENT ON COLUMN visrec.attachment.weights IS 'what stands for the fingerprint in the sources of vectors';
+COMMENT ON COLUMN visrec.attachment.operators IS 'the equality and the order (>) of the primary key''s index, for use in a statement';
 CREATE INDEX attachment_relation ON visrec.attachment (relation);
 GRANT SELECT ON visrec.attachment TO PUBLIC;
 
 CREATE FUNCTION visrec._owns(relation oid) RETURNS boolean
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = relation
+-- PL/pgSQL keeps its plan for the session.
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = relation);
+END
 $$;
 COMMENT ON FUNCTION visrec._owns(oid) IS 'Whether the current role has the rights of the table''s owner.';
 
@@ -161,9 +174,11 @@ COMMENT ON TABLE visrec.failed_row IS
 GRANT SELECT ON visrec.failed_row, visrec.setting_value, visrec.model TO pg_database_owner;
 
 CREATE FUNCTION visrec._owns_attachment(attachment integer) RETURNS boolean
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT pg_has_role(c.relowner, 'USAGE')
-    FROM visrec.attachment AS a JOIN pg_class AS c ON c.oid = a.relation WHERE a.id = attachment
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT pg_has_role(c.relowner, 'USAGE')
+            FROM visrec.attachment AS a JOIN pg_class AS c ON c.oid = a.relation WHERE a.id = attachment);
+END
 $$;
 COMMENT ON FUNCTION visrec._owns_attachment(integer) IS
     'Whether the current role has the rights of the attached table''s owner.';

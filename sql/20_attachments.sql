@@ -58,8 +58,11 @@ COMMENT ON FUNCTION visrec._key_text(anyelement) IS
 CREATE FUNCTION visrec._key_expression(key text, type oid) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    base regtype := visrec._base_type(type);
+    base regtype := type;
 BEGIN
+    IF type >= 10000 THEN       -- not one of PostgreSQL's own
+        base := visrec._base_type(type);
+    END IF;
     RETURN CASE
         WHEN base IN ('smallint', 'integer', 'bigint', 'oid', 'text', 'varchar', 'bpchar', 'name', 'uuid', 'boolean')
             THEN format('pg_catalog.format(''%%s'', %s)', key)
@@ -126,7 +129,7 @@ COMMENT ON FUNCTION visrec._stamp(bytea) IS 'What stands for all the bytes of an
 -- Reading an attachment ------------------------------------------------------------------------
 
 CREATE TYPE visrec._names AS (
-    id integer, relation regclass, name name, label text, owner oid, "table" text,
+    id integer, relation oid, name name, owner oid, "table" text,
     key text, key_oid oid, key_type text, key_text text, equals text, greater text,
     image text, holds_bytes boolean, has_image text, vector text, vector_schema text, source text, source_value text,
     stale text, due text, shown text,
@@ -212,70 +215,46 @@ $$;
 COMMENT ON FUNCTION visrec._raise_problem(visrec.attachment) IS 'Raises what visrec._problem says.';
 
 CREATE FUNCTION visrec._resolve(attachment integer) RETURNS visrec._names
--- Every search and every INSERT asks, so it is planned once a session, in small statements.
+-- Every search and every INSERT asks: one statement, planned once a session.
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    a visrec.attachment;
     n visrec._names;
-    names text[];
-    sound boolean;
-    image text;
 BEGIN
-    SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
-    IF NOT FOUND THEN
+    SELECT a.id, a.relation, a.name, c.relowner, CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || c.oid::regclass,
+           f.names[1], a.types[1], format_type(a.types[1], -1), CASE WHEN a.types[1]::oid IN (20, 21, 23, 25, 1043, 2950) THEN format('pg_catalog.format(''%%s'', t.%s)', f.names[1])
+               ELSE visrec._key_expression('t.' || f.names[1], a.types[1]) END,
+           a.operators[1], a.operators[2],
+           f.names[2], i.holds_bytes,
+           -- An empty path is no image: Django, for one, never stores NULL there.
+           CASE WHEN i.holds_bytes THEN format('t.%s IS NOT NULL', f.names[2])
+               ELSE format('(t.%1$s IS NOT NULL AND t.%1$s::pg_catalog.text OPERATOR(pg_catalog.<>) '''')', f.names[2]) END,
+           f.names[3], v.schema, f.names[4], v.source_value,
+           -- No source: the user wrote this vector; never stale.
+           format('(t.%1$s IS NOT NULL AND t.%2$s IS NOT NULL AND t.%2$s[1] IS DISTINCT FROM %3$s)', f.names[3], f.names[4], v.source_value),
+           NULL, CASE WHEN cardinality(f.names) > 4 THEN ', t.' || array_to_string(f.names[5:], ', t.') ELSE '' END,
+           a.model, a.fingerprint, a.weights, a.on_error, a.index_method, a.index_metric, a.reduction
+    INTO n
+    FROM visrec.attachment AS a
+    JOIN pg_class AS c ON c.oid = a.relation
+    CROSS JOIN LATERAL (
+        SELECT array_agg(quote_ident(f.attname) ORDER BY k.n) AS names, bool_and(f.atttypid IS NOT DISTINCT FROM k.type) AS sound
+        FROM unnest(a.numbers, a.types) WITH ORDINALITY AS k (number, type, n)
+        LEFT JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = k.number AND NOT f.attisdropped) AS f
+    CROSS JOIN LATERAL (SELECT CASE a.types[2]::oid WHEN 25 THEN false WHEN 1043 THEN false      -- text, varchar
+        ELSE visrec._base_type(a.types[2]) = 17 END AS holds_bytes OFFSET 0) AS i
+    CROSS JOIN LATERAL (SELECT
+        (SELECT t.typnamespace::regnamespace::text FROM pg_type AS t WHERE t.oid = a.types[3]) AS schema,
+        format('visrec._source(t.%s::pg_catalog.%s, %s)', f.names[2], CASE WHEN i.holds_bytes THEN 'bytea' ELSE 'text' END, a.weights)
+            AS source_value OFFSET 0) AS v
+    WHERE a.id = attachment AND f.sound AND EXISTS (
+        SELECT FROM pg_index AS x WHERE x.indrelid = a.relation AND x.indisprimary AND x.indnkeyatts = 1 AND x.indkey[0] = a.numbers[1]);
+    IF n.id IS NULL THEN
+        PERFORM visrec._raise_problem(a) FROM visrec.attachment AS a WHERE a.id = attachment;
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = format('attachment %s does not exist', attachment),
             DETAIL = 'Its table was detached, or restored without the data of visrec.attachment.',
             HINT = 'Attach the table: SELECT visrec.attach(…).';
     END IF;
-    SELECT array_agg(quote_ident(f.attname) ORDER BY c.n), bool_and(f.atttypid IS NOT DISTINCT FROM c.type)
-    INTO names, sound
-    FROM unnest(a.numbers, a.types) WITH ORDINALITY AS c (number, type, n)
-    LEFT JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = c.number AND NOT f.attisdropped;
-    SELECT CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || a.relation, c.relowner INTO n."table", n.owner
-    FROM pg_class AS c WHERE c.oid = a.relation;
-    SELECT min(format('OPERATOR(%s.%s)', p.oprnamespace::regnamespace, p.oprname)) FILTER (WHERE o.amopstrategy = 3),
-           min(format('OPERATOR(%s.%s)', p.oprnamespace::regnamespace, p.oprname)) FILTER (WHERE o.amopstrategy = 5)
-    INTO n.equals, n.greater
-    FROM pg_index AS x
-    JOIN pg_opclass AS c ON c.oid = x.indclass[0]
-    JOIN pg_amop AS o ON o.amopfamily = c.opcfamily AND o.amopstrategy IN (3, 5)
-        AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
-    JOIN pg_operator AS p ON p.oid = o.amopopr
-    WHERE x.indrelid = a.relation AND x.indisprimary AND x.indnkeyatts = 1 AND x.indkey[0] = a.numbers[1];
-    IF n.owner IS NULL OR NOT sound OR n.equals IS NULL THEN
-        PERFORM visrec._raise_problem(a);
-    END IF;
-
-    n.id := a.id;
-    n.relation := a.relation;
-    n.name := a.name;
-    n.label := visrec._label(a.relation);
-    n.key := names[1];
-    n.key_oid := a.types[1];
-    n.key_type := format_type(a.types[1], -1);
-    n.key_text := visrec._key_expression('t.' || names[1], a.types[1]);
-    n.image := names[2];
-    n.vector := names[3];
-    n.source := names[4];
-    n.shown := array_to_string(ARRAY(SELECT ', t.' || s FROM unnest(names[5:]) AS s), '');
-    n.vector_schema := (SELECT t.typnamespace::regnamespace FROM pg_type AS t WHERE t.oid = a.types[3]);
-    n.holds_bytes := visrec._base_type(a.types[2]) = 'bytea'::regtype;
-    n.model := a.model;
-    n.fingerprint := a.fingerprint;
-    n.weights := visrec._weights(a.fingerprint);
-    n.on_error := a.on_error;
-    n.index_method := a.index_method;
-    n.index_metric := a.index_metric;
-    n.reduction := a.reduction;
-    image := format('t.%s::pg_catalog.%s', n.image, CASE WHEN n.holds_bytes THEN 'bytea' ELSE 'text' END);
-    n.source_value := format('visrec._source(%s, %s)', image, n.weights);
-    -- An empty path is no image: Django, for one, never stores NULL there.
-    n.has_image := CASE WHEN n.holds_bytes THEN format('t.%s IS NOT NULL', n.image)
-        ELSE format('(t.%s IS NOT NULL AND %s OPERATOR(pg_catalog.<>) '''')', n.image, image) END;
-    -- No source: the user wrote this vector; never stale.
-    n.stale := format('(t.%1$s IS NOT NULL AND t.%2$s IS NOT NULL AND t.%2$s[1] IS DISTINCT FROM %3$s)',
-        n.vector, n.source, n.source_value);
     n.due := format('(%s AND (t.%s IS NULL OR %s))', n.has_image, n.vector, n.stale);
     RETURN n;
 END
@@ -307,16 +286,31 @@ GRANT SELECT ON visrec.attached TO PUBLIC;
 
 -- The gate to visrec.attachment ----------------------------------------------------------------
 
+CREATE FUNCTION visrec._key_operators(relation regclass, key smallint) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT ARRAY(
+        SELECT format('OPERATOR(%s.%s)', p.oprnamespace::regnamespace, p.oprname)
+        FROM pg_index AS x
+        JOIN pg_opclass AS c ON c.oid = x.indclass[0]
+        JOIN pg_amop AS o ON o.amopfamily = c.opcfamily AND o.amopstrategy IN (3, 5)
+            AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
+        JOIN pg_operator AS p ON p.oid = o.amopopr
+        WHERE x.indrelid = relation AND x.indisprimary AND x.indnkeyatts = 1 AND x.indkey[0] = key
+        ORDER BY o.amopstrategy)
+$$;
+COMMENT ON FUNCTION visrec._key_operators(regclass, smallint) IS
+    'The equality and the order (>) of the primary key''s index, so that every type of key compares as it does there.';
+
 CREATE FUNCTION visrec._check_attachment() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    wanted text;
 BEGIN
     -- By their names: in a restored dump the numbers are those of another table.
     NEW.numbers := ARRAY(
         SELECT coalesce(f.attnum, 0) FROM unnest(NEW.columns) WITH ORDINALITY AS c (name, n)
         LEFT JOIN pg_attribute AS f ON f.attrelid = NEW.relation AND f.attname = c.name AND NOT f.attisdropped
         ORDER BY c.n);
+    NEW.operators := visrec._key_operators(NEW.relation, NEW.numbers[1]);
+    NEW.weights := visrec._weights(NEW.fingerprint);
     -- Who is no superuser, and so does not restore a dump, writes only what attach would.
     IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
         PERFORM visrec._check_owner(NEW.relation);

@@ -43,11 +43,20 @@ COMMENT ON FUNCTION visrec._checked(jsonb, text) IS
     'What the Python package answered, or the error that it reports, raised: with its own message, or with this one and '
     'its own as the detail.';
 
+CREATE FUNCTION visrec._settings() RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN visrec._default_settings() || coalesce((SELECT jsonb_object_agg(v.name, v.value) FROM visrec.setting_value AS v), '{}');
+END
+$$;
+COMMENT ON FUNCTION visrec._settings() IS 'The settings as a JSON object of texts: what visrec.setting shows.';
+
 CREATE FUNCTION visrec._model_terms(model text, OUT directory text, OUT fingerprint text, OUT settings jsonb)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT m.directory, m.fingerprint, s.settings
-    FROM (SELECT jsonb_object_agg(s.name, s.value) AS settings FROM visrec.setting AS s) AS s
-    LEFT JOIN visrec.model AS m ON m.name = $1
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    SELECT m.directory, m.fingerprint INTO directory, fingerprint FROM visrec.model AS m WHERE m.name = model;
+    settings := visrec._settings();
+END
 $$;
 COMMENT ON FUNCTION visrec._model_terms(text) IS
     'What the Python package must know to run a model: where it is, its fingerprint (NULL: not registered), the settings.';

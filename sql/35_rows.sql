@@ -1,118 +1,64 @@
 -- Rows and what becomes of them: read for embedding, written with their vectors, or accounted for as failures.
 -- All of this runs as the table's owner, inside a function of the attachment's (see 40_triggers.sql).
 
-CREATE FUNCTION visrec._terms(attachment integer, OUT model text, OUT directory text, OUT registered text,
-    OUT fingerprint text, OUT holds_bytes boolean, OUT settings jsonb)
+CREATE FUNCTION visrec._row_statements(n visrec._names, OUT rows text, OUT due_rows text, OUT next_rows text,
+    OUT image_rows text, OUT give text, OUT take text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    a record;
-BEGIN
-    SELECT r.model, r.fingerprint, visrec._base_type(r.types[2]) = 'bytea'::regtype AS holds_bytes INTO a
-    FROM visrec.attachment AS r WHERE r.id = attachment;
-    model := a.model;
-    fingerprint := a.fingerprint;
-    holds_bytes := a.holds_bytes;
-    SELECT m.directory, m.fingerprint, m.settings INTO directory, registered, settings FROM visrec._model_terms(a.model) AS m;
-END
-$$;
-COMMENT ON FUNCTION visrec._terms(integer) IS
-    'What the Python package must know to embed an attachment''s rows; fingerprint is that of the weights it was attached with.';
-
-CREATE FUNCTION visrec._image_columns(n visrec._names) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     -- No longer path, and no larger image, than can be an image is read: $1 is max_image_bytes.
-    SELECT CASE WHEN (n).holds_bytes THEN format('%1$s AS id, NULL::text AS path, CASE WHEN octet_length(t.%2$s::bytea) <= $1 '
-            'THEN t.%2$s::bytea END AS bytes, octet_length(t.%2$s::bytea)::bigint AS size', (n).key_text, (n).image)
-        ELSE format('%1$s AS id, left(t.%2$s::text, 4097) AS path, NULL::bytea AS bytes, octet_length(t.%2$s::text)::bigint AS '
-            'size', (n).key_text, (n).image) END
-$$;
-COMMENT ON FUNCTION visrec._image_columns(visrec._names) IS 'What visrec._rows and its like select of a row t.';
-
-CREATE FUNCTION visrec._rows(attachment integer, keys text[], lock boolean, max_bytes bigint)
-RETURNS TABLE (id text, path text, bytes bytea, size bigint, source bigint, stale boolean)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    n visrec._names := visrec._resolve(attachment);
+    image text := format(CASE WHEN n.holds_bytes THEN '%1$s AS id, NULL::text AS path, CASE WHEN octet_length(t.%2$s::bytea) <= $1 '
+            'THEN t.%2$s::bytea END AS bytes, octet_length(t.%2$s::bytea)::bigint AS size'
+        ELSE '%1$s AS id, left(t.%2$s::text, 4097) AS path, NULL::bytea AS bytes, octet_length(t.%2$s::text)::bigint AS size' END,
+        n.key_text, n.image);
+    row text := format('%s, %s AS source, %s AS stale FROM %s AS t WHERE %s', image, n.source_value, n.stale, n."table", n.due);
+    -- IS TRUE below: not to be what tables are joined by, since it is computed for each row.
+    results CONSTANT text := 'ROWS FROM (unnest($1), unnest($2), unnest($3), unnest($4)) AS r (id, source, embedding, stamp)';
 BEGIN
-    RETURN QUERY EXECUTE format('SELECT %s, %s, %s FROM %s AS t WHERE t.%s %s ANY (($2)::%s[]) AND %s%s',
-        visrec._image_columns(n), n.source_value, n.stale, n."table", n.key, n.equals, n.key_type, n.due,
-        CASE WHEN lock THEN ' FOR NO KEY UPDATE SKIP LOCKED' ELSE '' END)
-    USING max_bytes, keys;
+    rows := format('SELECT %s AND t.%s %s ANY (($2)::%s[])', row, n.key, n.equals, n.key_type);
+    due_rows := format('SELECT %s ORDER BY t.%s LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED', row, n.key);
+    next_rows := format('SELECT %s AND t.%2$s %3$s ($3)::%4$s ORDER BY t.%2$s LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED', row, n.key,
+        n.greater, n.key_type);
+    image_rows := format('SELECT %s FROM %s AS t WHERE t.%s %s ANY (($2)::%s[]) AND %s', image, n."table", n.key, n.equals,
+        n.key_type, n.has_image);
+    give := format('UPDATE %1$s AS t SET %2$s = r.embedding::%3$s.vector, %4$s = ARRAY[r.source, %5$s] FROM %6$s WHERE t.%7$s %8$s r.id::%9$s '
+        'AND (%10$s = r.source) IS TRUE AND r.embedding IS NOT NULL AND (t.%2$s IS NULL OR t.%4$s[1] IS DISTINCT FROM r.source)',
+        n."table", n.vector, n.vector_schema, n.source,
+        CASE WHEN n.holds_bytes THEN format('visrec._stamp(t.%s::bytea)', n.image) ELSE 'r.stamp' END,
+        results, n.key, n.equals, n.key_type, n.source_value);
+    take := format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL FROM %4$s WHERE t.%5$s %6$s r.id::%7$s '
+        'AND (%8$s = r.source) IS TRUE AND r.embedding IS NULL AND (t.%2$s IS NOT NULL OR t.%3$s IS NOT NULL)',
+        n."table", n.vector, n.source, results, n.key, n.equals, n.key_type, n.source_value);
 END
 $$;
-COMMENT ON FUNCTION visrec._rows(integer, text[], boolean, bigint) IS
-    'Those of the rows with these keys that are to be embedded. path: at most 4097 characters; bytes: NULL where they are '
-    'more than max_bytes; source: what source[1] must be; stale: whether there is a vector, of another image or model.';
+COMMENT ON FUNCTION visrec._row_statements(visrec._names) IS
+    'The statements by which rows are embedded. Those that read give id (the key as text), path (at most 4097 characters) or '
+    'bytes (NULL where they are more than $1), size, source (what source[1] must be) and stale (there is a vector, of another '
+    'image or model): rows by their keys $2; the first $2 that are due, locked; the next $2 after the key $3; and all with an '
+    'image by their keys. Those that write take arrays of keys, sources as read, vectors and stamps: give vectors to rows '
+    'whose image is still the one that was read, and take them from those without a new one.';
 
-CREATE FUNCTION visrec._due_rows(attachment integer, after text, count integer, max_bytes bigint)
-RETURNS TABLE (id text, path text, bytes bytea, size bigint, source bigint, stale boolean)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    n visrec._names := visrec._resolve(attachment);
-BEGIN
-    RETURN QUERY EXECUTE format('SELECT %s, %s, %s FROM %s AS t WHERE %s%s ORDER BY t.%s LIMIT $2 '
-        'FOR NO KEY UPDATE SKIP LOCKED', visrec._image_columns(n), n.source_value, n.stale, n."table", n.due,
-        CASE WHEN after IS NOT NULL THEN format(' AND t.%s %s ($3)::%s', n.key, n.greater, n.key_type) END, n.key)
-    USING max_bytes, count, after;
-END
-$$;
-COMMENT ON FUNCTION visrec._due_rows(integer, text, integer, bigint) IS
-    'The next rows that are to be embedded, in the order of their keys after this one, locked until the transaction''s '
-    'end; rows that others have locked are passed over.';
-
-CREATE FUNCTION visrec._image_rows(attachment integer, keys text[], max_bytes bigint)
-RETURNS TABLE (id text, path text, bytes bytea, size bigint)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    n visrec._names := visrec._resolve(attachment);
-BEGIN
-    RETURN QUERY EXECUTE format('SELECT %s FROM %s AS t WHERE t.%s %s ANY (($2)::%s[]) AND %s',
-        visrec._image_columns(n), n."table", n.key, n.equals, n.key_type, n.has_image)
-    USING max_bytes, keys;
-END
-$$;
-COMMENT ON FUNCTION visrec._image_rows(integer, text[], bigint) IS 'Those of the rows with these keys that have an image.';
-
-CREATE FUNCTION visrec._store_statements(attachment integer, OUT given text, OUT taken text)
+CREATE FUNCTION visrec._terms(names text, OUT id integer, OUT model text, OUT directory text, OUT registered text,
+    OUT fingerprint text, OUT holds_bytes boolean, OUT settings jsonb, OUT rows text, OUT due_rows text, OUT next_rows text,
+    OUT image_rows text, OUT give text, OUT take text, OUT has_failures boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    n visrec._names := visrec._resolve(attachment);
-    rows text := format('UPDATE %s AS t SET %s = %%s, %s = %%s FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), '
-        'pg_catalog.unnest($3), pg_catalog.unnest($4)) AS r (id, source, embedding, stamp) WHERE t.%s %s r.id::%s AND t.%s IS NOT NULL '
-        'AND %s OPERATOR(pg_catalog.=) r.source AND r.embedding IS %%s',
-        replace(n."table", '%', '%%'), replace(n.vector, '%', '%%'), replace(n.source, '%', '%%'), replace(n.key, '%', '%%'),
-        n.equals, replace(n.key_type, '%', '%%'), replace(n.image, '%', '%%'), replace(n.source_value, '%', '%%'));
+    n visrec._names := names::visrec._names;
 BEGIN
-    given := format(rows, format('r.embedding::%s.vector', n.vector_schema), format('ARRAY[r.source, %s]',
-        CASE WHEN n.holds_bytes THEN format('visrec._stamp(t.%s::pg_catalog.bytea)', n.image) ELSE 'r.stamp' END),
-        format('NOT NULL AND (t.%s IS NULL OR t.%s[1] IS DISTINCT FROM r.source)', n.vector, n.source));
-    taken := format(rows, 'NULL', 'NULL', format('NULL AND (t.%s IS NOT NULL OR t.%s IS NOT NULL)', n.vector, n.source));
+    id := n.id;
+    model := n.model;
+    fingerprint := n.fingerprint;
+    holds_bytes := n.holds_bytes;
+    SELECT m.directory, m.fingerprint INTO directory, registered FROM visrec.model AS m WHERE m.name = n.model;
+    settings := visrec._settings();
+    SELECT s.rows, s.due_rows, s.next_rows, s.image_rows, s.give, s.take INTO rows, due_rows, next_rows, image_rows, give, take
+    FROM visrec._row_statements(n) AS s;
+    has_failures := EXISTS (SELECT FROM visrec.own_failed_row AS f WHERE f.attachment = n.id);
 END
 $$;
-COMMENT ON FUNCTION visrec._store_statements(integer) IS
-    'The statements of visrec._store: rows get their vectors, where the image is still the one that was read; rows '
-    'without one lose the vector of the image before.';
-
--- Without a search_path of its own: the user's triggers, which its UPDATE fires, see that of the statement.
-CREATE FUNCTION visrec._store(attachment integer, ids text[], sources bigint[], vectors text[], stamps bigint[],
-    codes text[], messages text[], images text[]) RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-    statements pg_catalog.record := visrec._store_statements(attachment);
-    failures pg_catalog.int4 := pg_catalog.cardinality(pg_catalog.array_remove(codes, NULL));
-BEGIN
-    PERFORM visrec._record_outcome(attachment, ids, codes, messages, images);
-    IF failures OPERATOR(pg_catalog.>) 0 THEN
-        EXECUTE statements.taken USING ids, sources, vectors, stamps;
-    END IF;
-    IF failures OPERATOR(pg_catalog.<) pg_catalog.cardinality(ids) THEN
-        EXECUTE statements.given USING ids, sources, vectors, stamps;
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION visrec._store(integer, text[], bigint[], text[], bigint[], text[], text[], text[]) IS
-    'Gives rows their vectors, or records why there is none. The arrays have an element for each row; vectors is NULL '
-    'where there is none, codes, messages and images (paths for visrec.failure) where there is one.';
+COMMENT ON FUNCTION visrec._terms(text) IS
+    'What the Python package must know to embed an attachment''s rows, out of a visrec._names as text: the model and the weights '
+    'it was attached with (registered: those of the registered model), the settings, the statements of '
+    'visrec._row_statements, and whether any row has failed.';
 
 CREATE FUNCTION visrec._record_outcome(attachment integer, ids text[], codes text[], messages text[], images text[])
 RETURNS void
@@ -135,48 +81,51 @@ COMMENT ON FUNCTION visrec._record_outcome(integer, text[], text[], text[], text
     'Removes the failures of rows without a code, and records those with one.';
 
 CREATE FUNCTION visrec._forget_failures(attachment integer, keys text[] DEFAULT NULL) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    DELETE FROM visrec.own_failed_row AS f WHERE f.attachment = $1 AND (keys IS NULL OR f.row_id = ANY (keys))
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF keys IS NULL THEN
+        DELETE FROM visrec.own_failed_row AS f WHERE f.attachment = _forget_failures.attachment;
+    ELSE
+        DELETE FROM visrec.own_failed_row AS f WHERE f.attachment = _forget_failures.attachment AND f.row_id = ANY (keys);
+    END IF;
+END
 $$;
 COMMENT ON FUNCTION visrec._forget_failures(integer, text[]) IS 'Removes the failures of rows, or all of an attachment.';
 
 CREATE FUNCTION visrec._safe_path(schemas name[]) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    -- Trusted are the current role, which is the table's owner, who may become it, superusers and the database's owner.
-    -- In databases of PostgreSQL 14 and before everybody may create in public: there it is left to those who are trusted.
-    WITH untrusted AS (
-        SELECT r.oid FROM pg_roles AS r
-        WHERE NOT (r.rolsuper OR pg_has_role(r.oid, current_user, 'MEMBER') OR r.rolname = 'pg_database_owner')
-        UNION ALL SELECT 0
-    )
-    SELECT concat_ws(', ', string_agg(quote_ident(n.nspname), ', ' ORDER BY s.place), 'pg_temp')
-    FROM unnest(schemas) WITH ORDINALITY AS s (name, place) JOIN pg_namespace AS n ON n.nspname = s.name
-    WHERE n.nspowner NOT IN (SELECT u.oid FROM untrusted AS u)
-      AND NOT EXISTS (SELECT FROM aclexplode(n.nspacl) AS a JOIN untrusted AS u ON u.oid = a.grantee
-                      WHERE a.privilege_type = 'CREATE'
-                        AND NOT (n.nspname = 'public' AND pg_has_role(session_user, current_user, 'MEMBER')))
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT concat_ws(', ', string_agg(quote_ident(n.nspname), ', ' ORDER BY array_position(schemas, n.nspname)), 'pg_temp')
+        FROM pg_namespace AS n
+        -- Trusted are the current role, a table's owner, and who may become it; superusers; and the database's owner (6171 is
+        -- pg_database_owner). In databases of PostgreSQL 14 and before everybody (0) may create in public, which is on every path.
+        WHERE n.nspname = ANY (schemas) AND NOT EXISTS (
+            SELECT FROM (SELECT a.grantee FROM aclexplode(n.nspacl) AS a WHERE a.privilege_type = 'CREATE'
+                         UNION ALL SELECT n.nspowner) AS c (role)
+            WHERE NOT (c.role = 6171 OR c.role <> 0 AND (pg_has_role(c.role, current_user, 'MEMBER')
+                OR (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = c.role))
+                OR n.nspname = 'public' AND pg_has_role(session_user, current_user, 'MEMBER'))));
+END
 $$;
 COMMENT ON FUNCTION visrec._safe_path(name[]) IS
     'The search_path that a table''s owner''s triggers see when visrec writes a vector: that of the statement, without '
     'schemas in which somebody could create what the owner would then run.';
 
-CREATE FUNCTION visrec._embed_rows(attachment integer, keys text[], schemas name[], may_raise boolean DEFAULT true,
+CREATE FUNCTION visrec._embed_rows(n visrec._names, keys text[], schemas name[], may_raise boolean DEFAULT true,
     lock boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    a record;
+    rows integer := cardinality(keys);
+    raises boolean := may_raise AND n.on_error = 'raise';
     outcome jsonb;
     failure jsonb;
-    hidden bigint;
 BEGIN
     IF keys IS NULL THEN
         RETURN;
-    END IF;
-    SELECT r.relation, r.on_error, pg_get_userbyid(c.relowner) = current_user AS is_owner INTO a
-    FROM visrec.attachment AS r JOIN pg_class AS c ON c.oid = r.relation WHERE r.id = attachment;
-    IF NOT a.is_owner THEN
-        PERFORM visrec._raise_problem(r) FROM visrec.attachment AS r WHERE r.id = attachment;
-    ELSIF NOT has_function_privilege('visrec._python_embed_rows(integer, text[], text, boolean)', 'EXECUTE') THEN
+    ELSIF current_user <> pg_get_userbyid(n.owner) THEN
+        PERFORM visrec._raise_problem(a) FROM visrec.attachment AS a WHERE a.id = n.id;
+    ELSIF NOT has_function_privilege('visrec._python_embed_rows(text, text[], boolean, boolean)'::regprocedure, 'EXECUTE') THEN
         RAISE WARNING USING
             ERRCODE = 'insufficient_privilege',
             MESSAGE = format('permission denied to embed images for role "%s"; the rows are kept without a vector', current_user),
@@ -184,37 +133,36 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('search_path', visrec._safe_path(schemas), true);
-    outcome := visrec._python_embed_rows(attachment, keys, CASE WHEN may_raise THEN a.on_error ELSE 'record' END, lock);
+    outcome := visrec._python_embed_rows(n::pg_catalog.text, keys, raises, lock);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     IF outcome ? 'missing' THEN
-        PERFORM visrec._record_outcome(attachment, keys, array_fill(visrec._missing_package() ->> 'code', ARRAY[cardinality(keys)]),
-            array_fill(visrec._missing_package() ->> 'message', ARRAY[cardinality(keys)]), NULL);
-        outcome := jsonb_build_object('seen', cardinality(keys), 'failed', cardinality(keys),
-            'first_failure', visrec._missing_package() || jsonb_build_object('id', keys[1]));
+        failure := visrec._missing_package();
+        PERFORM visrec._record_outcome(n.id, keys, array_fill(failure ->> 'code', ARRAY[rows]),
+            array_fill(failure ->> 'message', ARRAY[rows]), NULL);
+        outcome := jsonb_build_object('seen', rows, 'failed', rows, 'first_failure', failure || jsonb_build_object('id', keys[1]));
     END IF;
-    outcome := visrec._checked(outcome);
-    hidden := cardinality(keys) - (outcome ->> 'seen')::integer;
-    IF hidden > 0 AND row_security_active(a.relation) THEN
-        PERFORM visrec._warn_hidden(a.relation, hidden);
+    IF outcome ? 'error' THEN
+        PERFORM visrec._checked(outcome);
+    ELSIF (outcome ->> 'seen')::integer < rows AND row_security_active(n.relation) THEN
+        PERFORM visrec._warn_hidden(n.relation, rows - (outcome ->> 'seen')::integer);
     END IF;
     IF (outcome ->> 'failed')::integer = 0 THEN
         RETURN;
     END IF;
     failure := outcome -> 'first_failure';
-    IF a.on_error = 'raise' AND may_raise THEN
+    IF raises THEN
         PERFORM visrec._checked(jsonb_build_object('error', failure), format('could not embed the image of row %s of table "%s"',
-            failure ->> 'id', visrec._label(a.relation)));
+            failure ->> 'id', visrec._label(n.relation)));
     END IF;
     RAISE WARNING USING
         ERRCODE = failure ->> 'sqlstate',
-        MESSAGE = format('%s of %s images could not be embedded; the rows are kept without a vector',
-            outcome ->> 'failed', cardinality(keys)),
+        MESSAGE = format('%s of %s images could not be embedded; the rows are kept without a vector', outcome ->> 'failed', rows),
         DETAIL = format('The first is of row %s: %s.', failure ->> 'id',
             concat_ws(': ', 'image "' || (failure ->> 'image') || '"', failure ->> 'message')),
-        HINT = format('SELECT * FROM visrec.failure WHERE relation = %L::regclass;', a.relation);
+        HINT = format('SELECT * FROM visrec.failure WHERE relation = %L::regclass;', n.relation::regclass);
 END
 $$;
-COMMENT ON FUNCTION visrec._embed_rows(integer, text[], name[], boolean, boolean) IS
+COMMENT ON FUNCTION visrec._embed_rows(visrec._names, text[], name[], boolean, boolean) IS
     'Embeds rows by key, as the table''s owner; schemas is the search_path of the statement. Failures become one WARNING, or '
     'an error where the attachment''s on_error is raise and may_raise.';
 

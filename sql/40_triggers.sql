@@ -11,19 +11,20 @@ BEGIN
 END
 $body$, $1), format($body$
 DECLARE
+    n visrec._names := visrec._resolve(%1$s);
     keys pg_catalog.text[];
 BEGIN
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        EXECUTE visrec._inserted_keys(%1$s, TG_RELID) INTO keys;
-        PERFORM visrec._embed_rows(%1$s, keys, pg_catalog.current_schemas(false));
+        EXECUTE visrec._inserted_keys(n, TG_RELID) INTO keys;
+        PERFORM visrec._embed_rows(n, keys, pg_catalog.current_schemas(false));
     ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
-        RETURN pg_catalog.jsonb_populate_record(NEW, visrec._mark(%1$s, TG_RELID));
+        RETURN pg_catalog.jsonb_populate_record(NEW, visrec._mark(n, TG_RELID));
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND TG_LEVEL OPERATOR(pg_catalog.=) 'STATEMENT' THEN
-        PERFORM visrec._embed_rows(%1$s, visrec._marked_keys(%1$s, TG_RELID), pg_catalog.current_schemas(false));
+        PERFORM visrec._embed_rows(n, visrec._marked_keys(n, TG_RELID), pg_catalog.current_schemas(false));
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
         PERFORM visrec._forget_failures(%1$s);
     ELSE                    -- a row without a vector went, or its key changed
-        EXECUTE visrec._old_key(%1$s, TG_RELID) INTO keys USING OLD;
+        EXECUTE visrec._old_key(n, TG_RELID) INTO keys USING OLD;
         PERFORM visrec._forget_failures(%1$s, keys);
     END IF;
     RETURN NULL;
@@ -105,72 +106,77 @@ CREATE TRIGGER b_drop AFTER DELETE ON visrec.attachment FOR EACH ROW EXECUTE FUN
 CREATE FUNCTION visrec._check_caller(n visrec._names, relation oid) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF relation <> n.relation AND NOT EXISTS (
-        SELECT FROM pg_partition_ancestors(relation) AS p WHERE p.relid = n.relation)
-    THEN
+    IF NOT EXISTS (SELECT FROM pg_partition_ancestors(relation) AS p WHERE p.relid = n.relation) THEN
         RAISE insufficient_privilege USING
-            MESSAGE = format('trigger function of table "%s" called for table "%s"', n.label, visrec._label(relation));
+            MESSAGE = format('trigger function of table "%s" called for table "%s"', visrec._label(n.relation), visrec._label(relation));
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_caller(visrec._names, oid) IS
-    'Raises an error where a trigger of another table calls an attachment''s function.';
+    'Raises an error where a trigger of a table that is neither the attached one nor a partition of it calls its function.';
 
-CREATE FUNCTION visrec._inserted_keys(attachment integer, relation oid) RETURNS text
+CREATE FUNCTION visrec._inserted_keys(n visrec._names, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    n visrec._names := visrec._resolve(attachment);
 BEGIN
-    PERFORM visrec._check_caller(n, relation);
+    IF relation <> n.relation THEN
+        PERFORM visrec._check_caller(n, relation);
+    END IF;
     RETURN format('SELECT pg_catalog.array_agg(%s) FROM new_rows AS t WHERE t.%s IS NULL AND %s', n.key_text, n.vector, n.has_image);
 END
 $$;
-COMMENT ON FUNCTION visrec._inserted_keys(integer, oid) IS
+COMMENT ON FUNCTION visrec._inserted_keys(visrec._names, oid) IS
     'The statement for the keys of inserted rows that are to be embedded; for the trigger function, which sees new_rows.';
 
-CREATE FUNCTION visrec._mark(attachment integer, relation oid) RETURNS jsonb
+CREATE FUNCTION visrec._mark(n visrec._names, relation oid) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    n visrec._names := visrec._resolve(attachment);
-    columns name[] := (SELECT ARRAY[visrec._current_name(a.relation, a.numbers[3]), visrec._current_name(a.relation, a.numbers[4])]
-                       FROM visrec.attachment AS a WHERE a.id = attachment);
 BEGIN
-    PERFORM visrec._check_caller(n, relation);
-    RETURN jsonb_build_object(columns[1], NULL, columns[2], jsonb_build_array(pg_current_xact_id()::text));
+    IF relation <> n.relation THEN
+        PERFORM visrec._check_caller(n, relation);
+    END IF;
+    RETURN (
+        SELECT jsonb_object_agg(f.attname, CASE f.attnum WHEN a.numbers[4] THEN jsonb_build_array(pg_current_xact_id()::text) END)
+        FROM visrec.attachment AS a JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = ANY (a.numbers[3:4])
+        WHERE a.id = n.id);
 END
 $$;
-COMMENT ON FUNCTION visrec._mark(integer, oid) IS
+COMMENT ON FUNCTION visrec._mark(visrec._names, oid) IS
     'What a row becomes whose image is changed: without the vector of the image before, and with the transaction''s number '
     'for its source, by which the statement''s end finds it.';
 
-CREATE FUNCTION visrec._marked_keys(attachment integer, relation oid) RETURNS text[]
+CREATE FUNCTION visrec._marked_keys(n visrec._names, relation oid) RETURNS text[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    n visrec._names := visrec._resolve(attachment);
     keys text[];
     bare text[];        -- of rows that lost their image
 BEGIN
-    PERFORM visrec._check_caller(n, relation);
+    IF relation <> n.relation THEN
+        PERFORM visrec._check_caller(n, relation);
+    END IF;
+    IF pg_current_xact_id_if_assigned() IS NULL THEN      -- nothing is written, nothing marked
+        RETURN NULL;
+    END IF;
     -- A partial index holds the marked rows and no others.
     EXECUTE format('SELECT array_agg(%1$s) FILTER (WHERE %5$s), array_agg(%1$s) FILTER (WHERE NOT %5$s) FROM %2$s AS t '
         'WHERE t.%3$s IS NULL AND t.%4$s IS NOT NULL AND t.%4$s[1] = $1',
         n.key_text, n."table", n.vector, n.source, n.has_image) INTO keys, bare USING pg_current_xact_id()::text::bigint;
-    PERFORM visrec._forget_failures(attachment, coalesce(bare, '{}'));
+    IF bare IS NOT NULL THEN
+        PERFORM visrec._forget_failures(n.id, bare);
+    END IF;
     RETURN keys;
 END
 $$;
-COMMENT ON FUNCTION visrec._marked_keys(integer, oid) IS 'The keys of the rows whose image this statement changed.';
+COMMENT ON FUNCTION visrec._marked_keys(visrec._names, oid) IS 'The keys of the rows whose image this statement changed.';
 
-CREATE FUNCTION visrec._old_key(attachment integer, relation oid) RETURNS text
+CREATE FUNCTION visrec._old_key(n visrec._names, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    n visrec._names := visrec._resolve(attachment);
 BEGIN
-    PERFORM visrec._check_caller(n, relation);
+    IF relation <> n.relation THEN
+        PERFORM visrec._check_caller(n, relation);
+    END IF;
     RETURN format('SELECT ARRAY[%s] FROM (SELECT ($1).*) AS t', n.key_text);
 END
 $$;
-COMMENT ON FUNCTION visrec._old_key(integer, oid) IS 'The statement for the key of a row that is its parameter.';
+COMMENT ON FUNCTION visrec._old_key(visrec._names, oid) IS 'The statement for the key of a row that is its parameter.';
 
 -- The triggers -------------------------------------------------------------------------------------
 

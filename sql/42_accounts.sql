@@ -36,7 +36,7 @@ BEGIN
         OR arguments ->> 'session_user' IS DISTINCT FROM session_user
     THEN
         RAISE insufficient_privilege USING
-            MESSAGE = format('function visrec._table_%s does not run as the owner of table "%s"', attachment, n.label),
+            MESSAGE = format('function visrec._table_%s does not run as the owner of table "%s"', attachment, visrec._label(n.relation)),
             HINT = (SELECT visrec._attach_call(a) FROM visrec.attachment AS a WHERE a.id = attachment);
     END IF;
     CASE task
@@ -60,7 +60,7 @@ BEGIN
         RETURN visrec._find_changed(n, arguments ->> 'after');
     WHEN 'batch' THEN
         PERFORM set_config('search_path', visrec._safe_path(visrec._schemas(arguments)), true);
-        result := visrec._python_backfill_batch(attachment, arguments ->> 'after', (arguments ->> 'size')::integer,
+        result := visrec._python_backfill_batch(n::pg_catalog.text, arguments ->> 'after', (arguments ->> 'size')::integer,
             (arguments ->> 'following')::integer);
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         RETURN result;
@@ -258,7 +258,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     keys text[] := ARRAY(SELECT f.row_id FROM visrec.own_failed_row AS f WHERE f.attachment = n.id ORDER BY f.row_id);
 BEGIN
-    PERFORM visrec._embed_rows(n.id, nullif(keys, '{}'), schemas, may_raise => false, lock => true);
+    PERFORM visrec._embed_rows(n, nullif(keys, '{}'), schemas, may_raise => false, lock => true);
     RETURN to_jsonb(cardinality(keys) - (SELECT count(*) FROM visrec.own_failed_row AS f
                                          WHERE f.attachment = n.id AND f.row_id = ANY (keys)));
 END

@@ -7,9 +7,9 @@ DECLARE
     reason text := (SELECT format('Its image could not be embedded (%s: %s)', f.code, f.message)
                     FROM visrec.visible_failed_row AS f WHERE f.attachment = n.id AND f.row_id = _no_vector.row_id);
 BEGIN
-    PERFORM visrec._nothing(strict, format('row %s of table "%s" has no vector', row_id, n.label),
+    PERFORM visrec._nothing(strict, format('row %s of table "%s" has no vector', row_id, visrec._label(n.relation)),
         coalesce(reason, 'It has no image, or its image is not embedded yet') || '.',
-        format('SELECT * FROM visrec.coverage(%L);', n.relation));
+        format('SELECT * FROM visrec.coverage(%L);', n.relation::regclass));
 END
 $$;
 COMMENT ON FUNCTION visrec._no_vector(visrec._names, text, boolean) IS 'Says why a row has no vector.';
@@ -189,7 +189,7 @@ BEGIN
         n.vector_schema, n.vector, n.source, n.key_text, n."table", n.key, n.equals) INTO query USING id;
     IF query.key IS NULL THEN
         PERFORM visrec._check_search(k, max_distance);
-        PERFORM visrec._nothing(strict, format('table "%s" has no row with the key %s', n.label, coalesce(format('%s', id), 'NULL')));
+        PERFORM visrec._nothing(strict, format('table "%s" has no row with the key %s', visrec._label(n.relation), coalesce(format('%s', id), 'NULL')));
     ELSIF query.vector IS NULL THEN
         PERFORM visrec._check_search(k, max_distance);
         PERFORM visrec._no_vector(n, query.key, strict);
@@ -236,7 +236,7 @@ BEGIN
             HINT = format('An administrator can allow it: SELECT visrec.grant_access(%L);', quote_ident(current_user));
     ELSIF NOT EXISTS (SELECT FROM visrec.model AS m WHERE m.name = n.model AND m.fingerprint = n.fingerprint) THEN
         RAISE object_not_in_prerequisite_state USING
-            MESSAGE = format('model "%s" is not the one that table "%s" was attached with', n.model, n.label),
+            MESSAGE = format('model "%s" is not the one that table "%s" was attached with', n.model, visrec._label(n.relation)),
             DETAIL = 'Vectors of two models cannot be compared.';
     END IF;
     RETURN visrec._checked(visrec._embed(n.model, path, image, query)) ->> 'embedding';

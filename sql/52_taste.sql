@@ -137,7 +137,7 @@ BEGIN
         PERFORM visrec._other_model(n.id, other);
     ELSIF likes IS NULL THEN
         PERFORM visrec._nothing(strict, CASE WHEN cardinality(liked) > 0 THEN 'none of the liked rows has a vector'
-            ELSE 'there are no liked rows' END, hint => format('SELECT * FROM visrec.coverage(%L);', n.relation));
+            ELSE 'there are no liked rows' END, hint => format('SELECT * FROM visrec.coverage(%L);', n.relation::regclass));
     ELSIF missing IS NOT NULL OR bare IS NOT NULL THEN
         RAISE NOTICE USING
             MESSAGE = format('%s of the %s liked and disliked rows are left out', cardinality(missing || bare),

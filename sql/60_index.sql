@@ -153,10 +153,10 @@ BEGIN
         RETURN;
     ELSIF parts.dimension > parts.most THEN
         RAISE NOTICE USING
-            MESSAGE = format('column %s of table "%s" has no index', n.vector, n.label),
+            MESSAGE = format('column %s of table "%s" has no index', n.vector, visrec._label(n.relation)),
             DETAIL = format('The model''s vectors have %s numbers, %s takes at most %s; searches scan the table.', parts.dimension,
                 n.index_method, parts.most),
-            HINT = format('SELECT visrec.reindex(%L, %L);', n.relation,
+            HINT = format('SELECT visrec.reindex(%L, %L);', n.relation::regclass,
                 CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half' ELSE 'hnsw_binary' END);
         RETURN;
     END IF;
@@ -174,7 +174,7 @@ BEGIN
     IF n.index_method = 'hnsw_reduced' THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'the method "hnsw_reduced" needs a number of dimensions',
-            HINT = format('SELECT * FROM visrec.reduce(%L, 128);', n.relation);
+            HINT = format('SELECT * FROM visrec.reduce(%L, 128);', n.relation::regclass);
     ELSIF parts.operator IS NULL THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('unknown index method "%s" or metric "%s"', n.index_method, n.index_metric),
@@ -185,7 +185,7 @@ BEGIN
             HINT = format('SELECT visrec.register_model(%L);', n.model);
     ELSIF parts.dimension > parts.most THEN
         RAISE program_limit_exceeded USING
-            MESSAGE = format('cannot index the vectors of table "%s" with the method "%s"', n.label, n.index_method),
+            MESSAGE = format('cannot index the vectors of table "%s" with the method "%s"', visrec._label(n.relation), n.index_method),
             DETAIL = format('They have %s numbers, and it takes at most %s.', parts.dimension, parts.most),
             HINT = format('Methods that take them: %s.', concat_ws(', ',
                 CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half (at most 4000)' END,

@@ -82,11 +82,11 @@ BEGIN
     sample := visrec._call(n.id, 'sample');
     IF (sample ->> 'size')::bigint <= dims THEN
         RAISE object_not_in_prerequisite_state USING
-            MESSAGE = format('cannot fit %s components to the %s vectors of table "%s"', dims, sample ->> 'size', n.label),
+            MESSAGE = format('cannot fit %s components to the %s vectors of table "%s"', dims, sample ->> 'size', visrec._label(n.relation)),
             HINT = 'Reduce when the rows are there.';
     END IF;
     fitted := visrec._checked(visrec._principal_components(decode(sample ->> 'vectors', 'base64'), dimension, dims),
-        format('could not reduce the vectors of table "%s"', n.label));
+        format('could not reduce the vectors of table "%s"', visrec._label(n.relation)));
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = n.id;
     a := visrec._as_now(a);
     a.index_method := 'hnsw_reduced';

@@ -134,8 +134,8 @@ BEGIN
     exact_ms := (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY m) FROM unnest(one_by_one) AS m);
     IF queries = 0 THEN
         RAISE NOTICE USING
-            MESSAGE = format('table "%s" has no two vectors to compare', n.label),
-            HINT = format('SELECT * FROM visrec.coverage(%L);', n.relation);
+            MESSAGE = format('table "%s" has no two vectors to compare', visrec._label(n.relation)),
+            HINT = format('SELECT * FROM visrec.coverage(%L);', n.relation::regclass);
     END IF;
 END
 $$;
@@ -188,8 +188,8 @@ BEGIN
         RAISE NOTICE '% rows are left out: no other row with a vector has their value of "%"', alone, label_column;
     ELSIF NOT FOUND THEN
         RAISE NOTICE USING
-            MESSAGE = format('table "%s" has no row with a vector and a value of "%s"', n.label, label_column),
-            HINT = format('SELECT * FROM visrec.coverage(%L);', n.relation);
+            MESSAGE = format('table "%s" has no row with a vector and a value of "%s"', visrec._label(n.relation), label_column),
+            HINT = format('SELECT * FROM visrec.coverage(%L);', n.relation::regclass);
     END IF;
 END
 $$;

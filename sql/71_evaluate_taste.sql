@@ -36,7 +36,7 @@ BEGIN
     IF events IS NULL THEN
         RAISE null_value_not_allowed USING
             MESSAGE = 'no table of events is given, or known for the table',
-            HINT = format('SELECT visrec.attach_events(%L, …);', n.relation);
+            HINT = format('SELECT visrec.attach_events(%L, …);', n.relation::regclass);
     END IF;
     user_ := visrec._evaluated_column(events, columns[1], 3);
     item := visrec._evaluated_column(events, columns[2], 3);
@@ -45,7 +45,7 @@ BEGIN
         EXECUTE format('SELECT NULL::%s::%s', format_type(item.atttypid, -1), n.key_type);
     EXCEPTION WHEN cannot_coerce THEN
         RAISE datatype_mismatch USING
-            MESSAGE = format('column "%s" of table "%s" cannot hold keys of table "%s"', item.attname, visrec._label(events), n.label),
+            MESSAGE = format('column "%s" of table "%s" cannot hold keys of table "%s"', item.attname, visrec._label(events), visrec._label(n.relation)),
             DETAIL = format('It is of type %s, the key of type %s.', format_type(item.atttypid, item.atttypmod), n.key_type);
     END;
     met := format('%s AS e JOIN %s AS t ON t.%s %s e.%I::%s', events, n."table", n.key, n.equals, item.attname, n.key_type);

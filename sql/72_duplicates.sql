@@ -62,8 +62,8 @@ BEGIN
     IF pairs.ids_a IS NULL THEN
         RETURN;
     END IF;
-    answer := visrec._checked(visrec._duplicate_kinds(n.id, pairs.ids_a, pairs.ids_b),
-        format('could not compare the images of table "%s"', n.label));
+    answer := visrec._checked(visrec._duplicate_kinds(n::text, pairs.ids_a, pairs.ids_b),
+        format('could not compare the images of table "%s"', visrec._label(n.relation)));
     sample := visrec._random_similarities(n);
     RETURN QUERY
         SELECT p.a, p.b, p.kind, p.similarity, 100.0::float8 * width_bucket(p.similarity, sample) / cardinality(sample)

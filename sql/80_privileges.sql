@@ -18,9 +18,9 @@ BEGIN
             'visrec._use_model(text)',
             'visrec._commit(boolean)',
             'visrec._embed(text, text, bytea, text)',
-            'visrec._python_embed_rows(integer, text[], text, boolean)',
-            'visrec._python_backfill_batch(integer, text, integer, integer)',
-            'visrec._duplicate_kinds(integer, text[], text[])',
+            'visrec._python_embed_rows(text, text[], boolean, boolean)',
+            'visrec._python_backfill_batch(text, text, integer, integer)',
+            'visrec._duplicate_kinds(text, text[], text[])',
             'visrec._file_stamps(text[])',
             'visrec._principal_components(bytea, integer, integer)'
         ]::regprocedure[]);
@@ -75,7 +75,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner regrole := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation);
 BEGIN
-    IF has_function_privilege(owner, 'visrec._python_embed_rows(integer, text[], text, boolean)', 'EXECUTE') THEN
+    IF has_function_privilege(owner, 'visrec._python_embed_rows(text, text[], boolean, boolean)', 'EXECUTE') THEN
         RETURN;
     ELSIF has_function_privilege('visrec.grant_access(regrole, text)', 'EXECUTE') THEN
         PERFORM visrec.grant_access(owner);

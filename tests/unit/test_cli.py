@@ -182,7 +182,7 @@ def test_a_model_that_does_not_load_leaves_nothing(hub: Hub, directory: Path) ->
     del hub.files["modules.json"]
     status, _, problems = pull(directory, hub.url)
     assert status == 1
-    assert "visrec: no model in" in problems
+    assert "contains neither modules.json nor config.json" in problems
     assert "Traceback" not in problems
     assert left(directory) == []
 
@@ -224,7 +224,7 @@ def test_without_a_network_it_says_so_in_one_line_and_what_to_do(directory: Path
     assert (status, output) == (1, "")
     fact, hint = problems.splitlines()
     assert fact.startswith(
-        'visrec: the model "sentence-transformers/clip-ViT-B-32" cannot be fetched: '
+        'visrec: model "sentence-transformers/clip-ViT-B-32" cannot be fetched: '
     )
     assert "refused" in fact
     assert "HTTPS_PROXY" in hint
@@ -260,7 +260,7 @@ def test_list_names_each_model_with_its_fingerprint(
     assert capsys.readouterr().out.splitlines() == [
         f"a-model\t{mark}",
         f"b-model\t{mark}",
-        f'c-empty\tthe directory "{tmp_path / "c-empty"}" holds no model weights',
+        f'c-empty\tdirectory "{tmp_path / "c-empty"}" contains no model weights',
     ]
 
 

@@ -73,7 +73,7 @@ def encoder_warm(plpy: Plpy, model: str) -> dict[str, Any]:
 
 @session.entry_point
 def duplicate_kinds(
-    plpy: Plpy, attachment: int, first: Sequence[str], second: Sequence[str]
+    plpy: Plpy, names: str, first: Sequence[str], second: Sequence[str]
 ) -> dict[str, Any]:
     """Returns ``kinds``: for each pair of rows by their keys ``exact``, ``near`` or ``similar``.
 
@@ -82,15 +82,16 @@ def duplicate_kinds(
     """
     from visrec_db.backend import duplicates  # noqa: PLC0415 - only here
 
-    [terms] = session.TERMS.run(plpy, attachment)
+    [terms] = session.TERMS.run(plpy, names)
     settings = json.loads(terms["settings"])
     max_bytes = protocol.policy(settings)["max_bytes"]
     embedder = session.connect(plpy, None, settings, bulk=True)
     keys = sorted({*first, *second})
     looks: dict[str, Look] = {}
+    image_rows = session.of_table(terms["image_rows"], "int8", "text[]")
     for start in range(0, len(keys), BATCH_SIZE):
         some = keys[start : start + BATCH_SIZE]
-        rows = session.IMAGE_ROWS.run(plpy, attachment, some, max_bytes)
+        rows = image_rows.run(plpy, max_bytes, some)
         images = [session.image_of(row, max_bytes) for row in rows]
         results = [r for found in session.with_errors(images, embedder.looks) for r in found]
         for row, result in zip(rows, results, strict=True):

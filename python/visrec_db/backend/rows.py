@@ -26,14 +26,15 @@ if TYPE_CHECKING:  # a new session imports this module: what only types need cos
 
 @session.entry_point
 def embed_rows(
-    plpy: Plpy, attachment: int, keys: Sequence[str], on_error: str, lock: bool
+    plpy: Plpy, names: str, keys: Sequence[str], stop: bool, lock: bool
 ) -> dict[str, Any]:
     """Embeds those of the rows with these keys that need it, and accounts for each.
 
-    With ``on_error`` = raise it stops at the first failure. Returns ``seen``, ``embedded``,
+    ``names`` is for ``visrec._terms``. With ``stop`` it ends at the first failure. Returns
+    ``seen``, ``embedded``,
     ``failed`` and ``first_failure``.
     """
-    table = _Table(plpy, attachment, bulk=len(keys) > MAX_SMALL_ROWS)
+    table = _Table(plpy, names, bulk=len(keys) > MAX_SMALL_ROWS)
     outcome = _Outcome()
     size = BYTES_BATCH_SIZE if table.holds_bytes else BATCH_SIZE
     ahead: list[Row] | None = None
@@ -42,15 +43,15 @@ def embed_rows(
         following = keys[start + size : start + 2 * size]
         ahead = table.read(following, lock) if following and not table.holds_bytes else None
         outcome.seen += len(rows)
-        table.embed_and_store(rows, outcome, ahead or (), stop=on_error == "raise")
-        if outcome.failed and on_error == "raise":
+        table.embed_and_store(rows, outcome, ahead or (), stop=stop)
+        if outcome.failed and stop:
             break
     return outcome.as_dict()
 
 
 @session.entry_point
 def backfill_batch(
-    plpy: Plpy, attachment: int, after: str | None, size: int, following: int
+    plpy: Plpy, names: str, after: str | None, size: int, following: int
 ) -> dict[str, Any]:
     """Embeds the next rows that need it in the order of their keys, after the key ``after``.
 
@@ -59,7 +60,7 @@ def backfill_batch(
     does, and as ``last`` the last key seen, None when no row was left. An encoder that cannot work
     is its ``error``, recorded for no row.
     """
-    table = _Table(plpy, attachment, bulk=True, run=("backfill", attachment))
+    table = _Table(plpy, names, bulk=True, backfills=True)
     table.continues = after is not None
     outcome = _Outcome()
     found = table.read_due(after, size + (0 if table.holds_bytes else following))
@@ -93,12 +94,11 @@ class _Outcome:
 class _Table:
     """An attached table: its terms, read once a call, and what is done with its rows."""
 
-    def __init__(self, plpy: Plpy, attachment: int, bulk: bool, run: object = None) -> None:
+    def __init__(self, plpy: Plpy, names: str, bulk: bool, backfills: bool = False) -> None:
         self._plpy = plpy
-        self._attachment = attachment
         self._bulk = bulk
-        self._run = run
-        [self._terms] = session.TERMS.run(plpy, attachment)
+        [self._terms] = session.TERMS.run(plpy, names)
+        self._run = ("backfill", self._terms["id"]) if backfills else None
         self._settings: dict[str, str] = json.loads(self._terms["settings"])
         self._max_bytes: int = protocol.policy(self._settings)["max_bytes"]
         self.holds_bytes: bool = self._terms["holds_bytes"]
@@ -108,13 +108,16 @@ class _Table:
 
     def read(self, keys: Sequence[str], lock: bool) -> list[Row]:
         """Returns those of the rows that need a vector."""
-        values = (self._attachment, list(keys), lock, self._max_bytes)
-        return session.ROWS.run(self._plpy, *values)
+        text = self._terms["rows"] + (" FOR NO KEY UPDATE SKIP LOCKED" if lock else "")
+        return session.of_table(text, "int8", "text[]").run(self._plpy, self._max_bytes, list(keys))
 
     def read_due(self, after: str | None, count: int) -> list[Row]:
         """Returns the next rows that need a vector, locked until the transaction ends."""
-        values = (self._attachment, after, count, self._max_bytes)
-        return session.DUE_ROWS.run(self._plpy, *values)
+        if after is None:
+            first = session.of_table(self._terms["due_rows"], "int8", "int4")
+            return first.run(self._plpy, self._max_bytes, count)
+        following = session.of_table(self._terms["next_rows"], "int8", "int4", "text")
+        return following.run(self._plpy, self._max_bytes, count, after)
 
     def embed_and_store(
         self,
@@ -176,20 +179,34 @@ class _Table:
         return session.connect(self._plpy, model, self._settings, self._bulk, self._run)
 
     def _store(self, rows: Sequence[Row], results: Sequence[Result], outcome: _Outcome) -> None:
-        columns: list[tuple[Any, ...]] = []
+        ids, sources, vectors, stamps, codes, messages, paths = _columns(rows, results)
         for row, result in zip(rows, results, strict=True):
-            place = (row["id"], row["source"])
-            if isinstance(result, Embedding):
-                columns.append((*place, result.vector, result.stamp, None, None, None))
-                outcome.embedded += 1
-                continue
-            path = session.shown(row["path"])
-            columns.append((*place, None, None, result.code, result.message, path))
-            outcome.failed += 1
-            outcome.first_failure = outcome.first_failure or {
-                **session.described(result, row["path"]),
-                "id": row["id"],
-            }
-        if columns:
-            arrays = [list(column) for column in zip(*columns, strict=True)]
-            session.STORE.run(self._plpy, self._attachment, *arrays)
+            if isinstance(result, errors.VisrecError):
+                failure = {**session.described(result, row["path"]), "id": row["id"]}
+                outcome.first_failure = outcome.first_failure or failure
+                break
+        failed = len(ids) - codes.count(None)
+        if failed or self._terms["has_failures"]:
+            session.RECORD.run(self._plpy, self._terms["id"], ids, codes, messages, paths)
+        for wanted, text in ((failed, "take"), (len(ids) - failed, "give")):
+            if wanted:
+                statement = session.of_table(
+                    self._terms[text], "text[]", "int8[]", "text[]", "int8[]"
+                )
+                statement.run(self._plpy, ids, sources, vectors, stamps)
+        outcome.embedded += len(ids) - failed
+        outcome.failed += failed
+
+
+def _columns(rows: Sequence[Row], results: Sequence[Result]) -> list[list[Any]]:
+    """Returns keys, sources, vectors, stamps, codes, messages and paths as messages show them."""
+    lines = [
+        (row["id"], row["source"], result.vector, result.stamp, None, None, None)
+        if isinstance(result, Embedding)
+        else (
+            *(row["id"], row["source"], None, None),
+            *(result.code, result.message, session.shown(row["path"])),
+        )
+        for row, result in zip(rows, results, strict=True)
+    ]
+    return [list(column) for column in zip(*lines, strict=True)] if lines else [[]] * 7

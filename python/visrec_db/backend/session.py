@@ -60,17 +60,21 @@ class Statement:
 
 
 NOTHING = Statement("SELECT 1")
-TERMS = Statement("SELECT * FROM visrec._terms($1)", "int4")
+TERMS = Statement("SELECT * FROM visrec._terms($1)", "text")
 MODEL_TERMS = Statement("SELECT * FROM visrec._model_terms($1)", "text")
-ROWS = Statement("SELECT * FROM visrec._rows($1, $2, $3, $4)", "int4", "text[]", "bool", "int8")
-DUE_ROWS = Statement(
-    "SELECT * FROM visrec._due_rows($1, $2, $3, $4)", "int4", "text", "int4", "int8"
+RECORD = Statement(
+    "SELECT visrec._record_outcome($1, $2, $3, $4, $5)",
+    *("int4", "text[]", "text[]", "text[]", "text[]"),
 )
-IMAGE_ROWS = Statement("SELECT * FROM visrec._image_rows($1, $2, $3)", "int4", "text[]", "int8")
-STORE = Statement(
-    "SELECT visrec._store($1, $2, $3, $4, $5, $6, $7, $8)",
-    *("int4", "text[]", "int8[]", "text[]", "int8[]", "text[]", "text[]", "text[]"),
-)
+
+_tables: dict[str, Statement] = {}
+
+
+def of_table(text: str, *types: str) -> Statement:
+    """Returns a statement that SQL wrote for a table; its plan is kept for the session."""
+    if text not in _tables:
+        _tables[text] = Statement(text, *types)
+    return _tables[text]
 
 
 def entry_point(
