@@ -69,7 +69,7 @@ except ImportError:
 return requests.encoder_status(plpy)
 $python$;
 COMMENT ON FUNCTION visrec._encoder_status() IS
-    'What the encoder process says of itself; null where none runs.';
+    'The status of the encoder process as JSON; null if none is running.';
 REVOKE ALL ON FUNCTION visrec._encoder_status() FROM PUBLIC;
 
 CREATE FUNCTION visrec.encoder_restart() RETURNS boolean
@@ -80,7 +80,7 @@ from visrec_db.backend import requests
 return requests.encoder_stop(plpy)
 $python$;
 COMMENT ON FUNCTION visrec.encoder_restart() IS
-    'Ends the encoder process; the next call that needs one starts it anew. False where none ran. '
+    'Ends the encoder process; the next call that needs one starts it anew. Returns false if none was running. '
     'Statements that wait for it are retried. For the extension''s owner.';
 REVOKE ALL ON FUNCTION visrec.encoder_restart() FROM PUBLIC;
 
@@ -95,7 +95,7 @@ except ImportError:
 return requests.encoder_warm(plpy, model)
 $python$;
 COMMENT ON FUNCTION visrec._encoder_warm(text) IS
-    'Has the encoder process load a model.';
+    'Loads a model in the encoder process.';
 REVOKE ALL ON FUNCTION visrec._encoder_warm(text) FROM PUBLIC;
 
 CREATE FUNCTION visrec._duplicate_kinds(names text, keys_a text[], keys_b text[]) RETURNS jsonb
@@ -123,7 +123,7 @@ except ImportError:
 return requests.principal_components(plpy, sample, dimension, dims)
 $python$;
 COMMENT ON FUNCTION visrec._principal_components(bytea, integer, integer) IS
-    'The first principal components of vectors, which are given as float4 on end, and what they keep.';
+    'The first principal components of vectors, given as consecutive float4, and what share of the variance they keep.';
 REVOKE ALL ON FUNCTION visrec._principal_components(bytea, integer, integer) FROM PUBLIC;
 
 CREATE FUNCTION visrec._file_stamps(paths text[]) RETURNS jsonb
@@ -137,7 +137,7 @@ except ImportError:
 return requests.file_stamps(plpy, paths)
 $python$;
 COMMENT ON FUNCTION visrec._file_stamps(text[]) IS
-    'For each path under image_roots what stands for the file''s size and time; null where it cannot be read.';
+    'For each path under image_roots a hash of the file''s size and time of modification; null if it cannot be read.';
 REVOKE ALL ON FUNCTION visrec._file_stamps(text[]) FROM PUBLIC;
 
 -- PL/pgSQL cannot catch the error of a COMMIT where none may be.
@@ -149,5 +149,5 @@ except plpy.Error:
     return [False]
 return [True]
 $python$;
-COMMENT ON PROCEDURE visrec._commit(boolean) IS 'Commits; says false where a procedure may not, as inside a transaction block.';
+COMMENT ON PROCEDURE visrec._commit(boolean) IS 'Commits; returns false where that is not allowed, as inside a transaction block.';
 REVOKE ALL ON PROCEDURE visrec._commit(boolean) FROM PUBLIC;

@@ -17,11 +17,12 @@ BEGIN
         OR EXISTS (SELECT FROM pg_catalog.pg_operator AS o WHERE o.oprnamespace = schema.oid)
     THEN
         RAISE object_not_in_prerequisite_state USING
-            MESSAGE = 'schema "visrec" is not empty or not yours alone',
-            DETAIL = format('It belongs to %s.', schema.nspowner::pg_catalog.regrole),
-            HINT = 'Drop or rename it: CREATE EXTENSION makes its own.';
+            MESSAGE = 'schema "visrec" already exists and is not safe to use',
+            DETAIL = format('It belongs to %s. It must be empty and belong to the role that creates the extension, and nobody else '
+                'may have CREATE on it.', schema.nspowner::pg_catalog.regrole),
+            HINT = 'Drop or rename it; CREATE EXTENSION creates its own.';
     END IF;
 END
 $$;
 GRANT USAGE ON SCHEMA visrec TO PUBLIC;
-COMMENT ON SCHEMA visrec IS 'visual recommendation: attach a table, and its images have vectors';
+COMMENT ON SCHEMA visrec IS 'visual recommendation: vectors for the images of attached tables, and searches by them';

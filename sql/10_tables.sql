@@ -24,11 +24,11 @@ FROM (VALUES
     ('image_roots', 'directories that image paths may lead into, ":" between them'),
     ('max_image_bytes', 'an image of more bytes is not read'),
     ('max_image_pixels', 'an image of more pixels is not decoded'),
-    ('max_image_seconds', 'an image that takes longer to decode is given up'),
+    ('max_image_seconds', 'an image that takes more seconds to decode is given up'),
     ('model_directory', 'where register_model looks for a model by its name'),
     ('encoder', 'where models run: shared (one process for the cluster), in_process (in each session), or '
      'auto: shared, and in_process with a warning where that cannot be started'),
-    ('encoder_idle_seconds', 'after so long without work the shared encoder ends')
+    ('encoder_idle_seconds', 'the shared encoder ends after so many seconds without work')
 ) AS d (name, description)
 LEFT JOIN visrec.setting_value AS s ON s.name = d.name;
 COMMENT ON VIEW visrec.setting IS 'What an administrator decides; change a value with visrec.set.';
@@ -49,17 +49,17 @@ BEGIN
     IF (name LIKE 'max\_%' OR name = 'encoder_idle_seconds') AND value !~ '^[1-9][0-9]{0,17}$' THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('invalid value for "%s": "%s"', name, value),
-            HINT = 'It is a whole number greater than 0.';
+            HINT = 'The value must be a whole number greater than 0.';
     ELSIF name IN ('image_roots', 'model_directory')
         AND EXISTS (SELECT FROM string_to_table(value, ':') AS d WHERE d !~ '^/' OR d ~ '(^|/)\.\.(/|$)')
     THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('invalid value for "%s": "%s"', name, value),
-            HINT = 'Directories are absolute paths without "..".';
+            HINT = 'Directories must be absolute paths without "..".';
     ELSIF name = 'encoder' AND value NOT IN ('auto', 'shared', 'in_process') THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('invalid value for "encoder": "%s"', value),
-            HINT = 'It is "auto", "shared" or "in_process".';
+            HINT = 'Valid values are "auto", "shared" and "in_process".';
     END IF;
     INSERT INTO visrec.setting_value AS s VALUES (set.name, set.value)
     ON CONFLICT ON CONSTRAINT setting_value_pkey DO UPDATE SET value = excluded.value;
@@ -133,7 +133,7 @@ COMMENT ON COLUMN visrec.attachment.reduction IS
 COMMENT ON COLUMN visrec.attachment.components IS 'the principal components that the vectors are projected on';
 COMMENT ON COLUMN visrec.attachment.event_columns IS 'of the table of events: user, item, weight (may be NULL) and time';
 COMMENT ON COLUMN visrec.attachment.shells IS 'SHA-256 of the text of each function that attach wrote for the table';
-COMMENT ON COLUMN visrec.attachment.weights IS 'what stands for the fingerprint in the sources of vectors';
+COMMENT ON COLUMN visrec.attachment.weights IS 'the fingerprint as a number, as it stands in the sources of vectors';
 COMMENT ON COLUMN visrec.attachment.operators IS 'the equality and the order (>) of the primary key''s index, for use in a statement';
 CREATE INDEX attachment_relation ON visrec.attachment (relation);
 GRANT SELECT ON visrec.attachment TO PUBLIC;

@@ -39,7 +39,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION visrec._base_type(oid) IS 'The type that a domain, also one over a domain, is over; any other type itself.';
+COMMENT ON FUNCTION visrec._base_type(oid) IS 'The base type of a domain, also of a domain over a domain; else the type itself.';
 
 -- Keys as text ---------------------------------------------------------------------------------
 
@@ -63,9 +63,11 @@ BEGIN
     IF type >= 10000 THEN       -- not one of PostgreSQL's own
         base := visrec._base_type(type);
     END IF;
+    -- Two texts that read differently are different, also where the key's collation says that they are equal.
     RETURN CASE
-        WHEN base IN ('smallint', 'integer', 'bigint', 'oid', 'text', 'varchar', 'bpchar', 'name', 'uuid', 'boolean')
-            THEN format('pg_catalog.format(''%%s'', %s)', key)
+        WHEN base IN ('smallint', 'integer', 'bigint', 'oid', 'uuid', 'boolean') THEN format('pg_catalog.format(''%%s'', %s)', key)
+        WHEN base IN ('text', 'varchar', 'bpchar', 'name')
+            THEN format('(pg_catalog.format(''%%s'', %s) COLLATE pg_catalog."C")', key)
         WHEN base = 'numeric'::regtype      -- 1.0 and 1.00 are the same key
             THEN format('pg_catalog.format(''%%s'', pg_catalog.trim_scale(%s::pg_catalog.numeric))', key)
         ELSE format('visrec._key_text(%s)', key) END;
@@ -92,7 +94,7 @@ BEGIN
     RETURN visrec._hash(pg_catalog.convert_to(fingerprint, 'UTF8')) OPERATOR(pg_catalog.-) 2147483648;
 END
 $$;
-COMMENT ON FUNCTION visrec._weights(text) IS 'What stands for a model''s weights: from -2^31 to 2^31 - 1.';
+COMMENT ON FUNCTION visrec._weights(text) IS 'A fingerprint as a number from -2^31 to 2^31 - 1.';
 
 CREATE FUNCTION visrec._source(image text, weights bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE AS $$
@@ -101,7 +103,8 @@ BEGIN
         OPERATOR(pg_catalog.|) visrec._hash(pg_catalog.convert_to(image, 'UTF8'));
 END
 $$;
-COMMENT ON FUNCTION visrec._source(text, bigint) IS 'What stands for a vector''s model and the path of its image.';
+COMMENT ON FUNCTION visrec._source(text, bigint) IS
+    'The first number of a vector''s source: the model in the upper half, a hash of the image''s path in the lower.';
 
 CREATE FUNCTION visrec._source(image bytea, weights bigint) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
@@ -115,7 +118,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._source(bytea, bigint) IS
-    'What stands for a vector''s model and its image: length, first and last 8 kB.';
+    'The first number of a vector''s source: the model in the upper half, a hash of the image''s length and of its first and '
+    'last 8 kB in the lower.';
 
 CREATE FUNCTION visrec._stamp(image bytea) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
@@ -124,7 +128,7 @@ BEGIN
         ::pg_catalog.bit(64)::pg_catalog.int8 OPERATOR(pg_catalog.&) 9223372036854775807;
 END
 $$;
-COMMENT ON FUNCTION visrec._stamp(bytea) IS 'What stands for all the bytes of an image: 63 bits of their SHA-256.';
+COMMENT ON FUNCTION visrec._stamp(bytea) IS 'The second number of a vector''s source: 63 bits of the SHA-256 of all of the image.';
 
 -- Reading an attachment ------------------------------------------------------------------------
 
@@ -184,15 +188,15 @@ BEGIN
         ORDER BY c.n
     LOOP
         IF part.attname IS NULL THEN
-            RETURN format('column "%s" does not exist any more', part.name);
+            RETURN format('column "%s" no longer exists', part.name);
         ELSIF part.atttypid <> part.type THEN
-            RETURN format('column "%s" is now of type %s, and was of type %s', part.attname,
-                format_type(part.atttypid, -1), format_type(part.type, -1));
+            RETURN format('the type of column "%s" changed from %s to %s', part.attname,
+                format_type(part.type, -1), format_type(part.atttypid, -1));
         END IF;
     END LOOP;
     IF NOT EXISTS (SELECT FROM pg_index AS x WHERE x.indrelid = a.relation AND x.indisprimary AND x.indnkeyatts = 1
                    AND x.indkey[0] = a.numbers[1]) THEN
-        RETURN format('column "%s" is not its primary key any more', a.columns[1]);
+        RETURN format('column "%s" is no longer the primary key', a.columns[1]);
     ELSIF NOT EXISTS (SELECT FROM pg_proc AS p JOIN pg_class AS c ON c.oid = a.relation AND c.relowner = p.proowner
                       WHERE p.proname = '_table_' || a.id AND p.pronamespace = 'visrec'::regnamespace AND p.prosecdef) THEN
         RETURN 'its owner changed, or its function in schema visrec';
@@ -201,7 +205,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._problem(visrec.attachment) IS
-    'What is no longer true of an attachment, so that visrec.attach must be called again; NULL where all is well.';
+    'What changed since a table was attached, so that visrec.attach must be called again; NULL if nothing did.';
 
 CREATE FUNCTION visrec._raise_problem(a visrec.attachment) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -221,7 +225,7 @@ DECLARE
     n visrec._names;
 BEGIN
     SELECT a.id, a.relation, a.name, c.relowner, CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || c.oid::regclass,
-           f.names[1], a.types[1], format_type(a.types[1], -1), CASE WHEN a.types[1]::oid IN (20, 21, 23, 25, 1043, 2950) THEN format('pg_catalog.format(''%%s'', t.%s)', f.names[1])
+           f.names[1], a.types[1], format_type(a.types[1], -1), CASE WHEN a.types[1]::oid IN (20, 21, 23, 2950) THEN format('pg_catalog.format(''%%s'', t.%s)', f.names[1])
                ELSE visrec._key_expression('t.' || f.names[1], a.types[1]) END,
            a.operators[1], a.operators[2],
            f.names[2], i.holds_bytes,
@@ -260,7 +264,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._resolve(integer) IS
-    'An attachment''s names as they are now. Renamed columns are found by their numbers; what else changed is an error '
+    'An attachment''s names as they are now. Renamed columns are found by their numbers; any other change is an error '
     'that says what to call.';
 
 CREATE FUNCTION visrec._current_name(relation oid, number smallint) RETURNS name
@@ -281,7 +285,7 @@ SELECT a.relation, a.name,
 FROM visrec.attachment AS a;
 COMMENT ON VIEW visrec.attached IS
     'The attached tables, a line for each attachment, and what each was attached with. name: what its functions are named '
-    'after. problem: what changed since, so that visrec.attach must be called again; NULL where all is well.';
+    'after. problem: what changed since, so that visrec.attach must be called again; NULL if nothing did.';
 GRANT SELECT ON visrec.attached TO PUBLIC;
 
 -- The gate to visrec.attachment ----------------------------------------------------------------
@@ -309,7 +313,8 @@ BEGIN
         SELECT coalesce(f.attnum, 0) FROM unnest(NEW.columns) WITH ORDINALITY AS c (name, n)
         LEFT JOIN pg_attribute AS f ON f.attrelid = NEW.relation AND f.attname = c.name AND NOT f.attisdropped
         ORDER BY c.n);
-    NEW.operators := visrec._key_operators(NEW.relation, NEW.numbers[1]);
+    -- In a restore the primary key comes after the data.
+    NEW.operators := coalesce(nullif(visrec._key_operators(NEW.relation, NEW.numbers[1]), '{}'), NEW.operators);
     NEW.weights := visrec._weights(NEW.fingerprint);
     -- Who is no superuser, and so does not restore a dump, writes only what attach would.
     IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
@@ -318,14 +323,14 @@ BEGIN
         PERFORM visrec._check_columns(NEW.relation, NEW.columns, NEW.model);
         PERFORM visrec._check_name(NEW.id, NEW.relation, NEW.name);
         IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
-            RAISE insufficient_privilege USING MESSAGE = 'an attachment keeps its id';
+            RAISE insufficient_privilege USING MESSAGE = 'cannot change the id of an attachment';
         END IF;
     END IF;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_attachment() IS
-    'Checks a line that is written to visrec.attachment as the role that writes it, and finds its columns'' numbers.';
+    'Checks a line for visrec.attachment with the rights of the role that writes it, and finds its columns'' numbers.';
 
 CREATE TRIGGER a_check BEFORE INSERT OR UPDATE ON visrec.attachment
 FOR EACH ROW EXECUTE FUNCTION visrec._check_attachment();

@@ -4,7 +4,7 @@ CREATE FUNCTION visrec._missing_package() RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pg_catalog.jsonb_build_object('code', 'encoder_unavailable', 'sqlstate', '55000',
     'message', 'the Python package visrec_db is not installed on the server', 'hint', 'Install it: make install, make venv.');
-COMMENT ON FUNCTION visrec._missing_package() IS 'The error where the extension is there and its package is not.';
+COMMENT ON FUNCTION visrec._missing_package() IS 'The error that is reported when the Python package is not installed.';
 
 CREATE FUNCTION visrec._raise(code text, message text, detail text, hint text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -40,8 +40,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._checked(jsonb, text) IS
-    'What the Python package answered, or the error that it reports, raised: with its own message, or with this one and '
-    'its own as the detail.';
+    'Returns what the Python package answered, or raises the error that it reports: with its own message, or with the given '
+    'message and its own as the detail.';
 
 CREATE FUNCTION visrec._settings() RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -59,7 +59,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._model_terms(text) IS
-    'What the Python package must know to run a model: where it is, its fingerprint (NULL: not registered), the settings.';
+    'What the Python package needs to run a model: its directory, its fingerprint (NULL: not registered), the settings.';
 
 CREATE FUNCTION visrec.embed_image(path text, model text DEFAULT 'clip-ViT-B-32') RETURNS vector
 LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -116,7 +116,7 @@ BEGIN
     IF registered IS NULL THEN
         RAISE duplicate_object USING
             MESSAGE = format('model "%s" is registered with other weights', name),
-            DETAIL = 'Vectors of two models cannot be compared.',
+            DETAIL = 'Vectors of different models cannot be compared.',
             HINT = 'Register the new weights under another name.';
     END IF;
     IF registered.reference IS NULL THEN
@@ -126,7 +126,7 @@ BEGIN
     RETURN registered;
 END
 $$;
-COMMENT ON FUNCTION visrec._register_model(text, text) IS 'Registers a model, unless it is, and returns it.';
+COMMENT ON FUNCTION visrec._register_model(text, text) IS 'Registers a model that is not registered yet, and returns it.';
 REVOKE ALL ON FUNCTION visrec._register_model(text, text) FROM PUBLIC;
 
 CREATE FUNCTION visrec.register_model(INOUT name text, directory text DEFAULT NULL, OUT dimension integer,
@@ -135,8 +135,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT m.name, m.dimension, m.fingerprint FROM visrec._register_model($1, $2) AS m
 $$;
 COMMENT ON FUNCTION visrec.register_model(text, text) IS
-    'Makes the model in a directory of the server (default: its name in model_directory) one that tables can be '
-    'attached with. Loads it once to find its dimension. For the extension''s owner.';
+    'Registers the model in a directory of the server (default: its name in model_directory), so that tables can be '
+    'attached with it. Loads it once to find its dimension. For the extension''s owner.';
 REVOKE ALL ON FUNCTION visrec.register_model(text, text) FROM PUBLIC;
 
 -- The encoder process ----------------------------------------------------------------------------
@@ -152,8 +152,8 @@ LANGUAGE sql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
     WHERE s IS NOT NULL AND s <> 'null'
 $$;
 COMMENT ON FUNCTION visrec.encoder_status() IS
-    'The encoder process of this cluster: a row for each model it has loaded, one row with NULLs before the first, '
-    'none where it does not run. images, mean_batch (images in a forward pass) and waiting are of all models together.';
+    'The encoder process of this cluster: a row for each loaded model, one row with NULLs before the first is loaded, '
+    'none if it is not running. images, mean_batch (images in a forward pass) and waiting are of all models together.';
 REVOKE ALL ON FUNCTION visrec.encoder_status() FROM PUBLIC;
 
 CREATE FUNCTION visrec.encoder_warm(model text DEFAULT 'clip-ViT-B-32') RETURNS void
@@ -163,6 +163,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec.encoder_warm(text) IS
-    'Starts the encoder process unless it runs, and has it load a model: the next INSERT does not wait for that. '
+    'Starts the encoder process if it is not running and loads a model, so that the next INSERT does not wait for that. '
     'For the extension''s owner.';
 REVOKE ALL ON FUNCTION visrec.encoder_warm(text) FROM PUBLIC;

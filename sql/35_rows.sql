@@ -56,7 +56,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._terms(text) IS
-    'What the Python package must know to embed an attachment''s rows, out of a visrec._names as text: the model and the weights '
+    'What the Python package needs to embed an attachment''s rows, from a visrec._names as text: the model and the weights '
     'it was attached with (registered: those of the registered model), the settings, the statements of '
     'visrec._row_statements, and whether any row has failed.';
 
@@ -128,7 +128,8 @@ BEGIN
     ELSIF NOT has_function_privilege('visrec._python_embed_rows(text, text[], boolean, boolean)'::regprocedure, 'EXECUTE') THEN
         RAISE WARNING USING
             ERRCODE = 'insufficient_privilege',
-            MESSAGE = format('permission denied to embed images for role "%s"; the rows are kept without a vector', current_user),
+            MESSAGE = format('permission denied to embed images for role "%s"', current_user),
+            DETAIL = format('The rows of table "%s" are kept without a vector.', visrec._label(n.relation)),
             HINT = format('An administrator can allow it: SELECT visrec.grant_access(%L);', quote_ident(current_user));
         RETURN;
     END IF;
@@ -156,8 +157,8 @@ BEGIN
     END IF;
     RAISE WARNING USING
         ERRCODE = failure ->> 'sqlstate',
-        MESSAGE = format('%s of %s images could not be embedded; the rows are kept without a vector', outcome ->> 'failed', rows),
-        DETAIL = format('The first is of row %s: %s.', failure ->> 'id',
+        MESSAGE = format('%s of %s images could not be embedded', outcome ->> 'failed', rows),
+        DETAIL = format('The rows are kept without a vector. The first is row %s: %s.', failure ->> 'id',
             concat_ws(': ', 'image "' || (failure ->> 'image') || '"', failure ->> 'message')),
         HINT = format('SELECT * FROM visrec.failure WHERE relation = %L::regclass;', n.relation::regclass);
 END
@@ -176,4 +177,4 @@ BEGIN
             relation);
 END
 $$;
-COMMENT ON FUNCTION visrec._warn_hidden(regclass, bigint) IS 'Warns of rows that are pending and that the owner cannot see.';
+COMMENT ON FUNCTION visrec._warn_hidden(regclass, bigint) IS 'Warns of pending rows that the table''s owner cannot see.';

@@ -13,6 +13,7 @@ $body$, $1), format($body$
 DECLARE
     n visrec._names := visrec._resolve(%1$s);
     keys pg_catalog.text[];
+    new_keys pg_catalog.text[];
 BEGIN
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         EXECUTE visrec._inserted_keys(n, TG_RELID) INTO keys;
@@ -23,9 +24,14 @@ BEGIN
         PERFORM visrec._embed_rows(n, visrec._marked_keys(n, TG_RELID), pg_catalog.current_schemas(false));
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
         PERFORM visrec._forget_failures(%1$s);
-    ELSE                    -- a row without a vector went, or its key changed
-        EXECUTE visrec._old_key(n, TG_RELID) INTO keys USING OLD;
-        PERFORM visrec._forget_failures(%1$s, keys);
+    ELSE                    -- a row without a vector went, or its key was set
+        EXECUTE visrec._row_key(n, TG_RELID) INTO keys USING OLD;
+        IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+            EXECUTE visrec._row_key(n, TG_RELID) INTO new_keys USING NEW;
+        END IF;
+        IF new_keys IS NULL OR keys OPERATOR(pg_catalog.<>) new_keys THEN
+            PERFORM visrec._forget_failures(%1$s, keys);
+        END IF;
     END IF;
     RETURN NULL;
 END
@@ -67,6 +73,9 @@ BEGIN
     IF NEW.components IS NOT NULL THEN
         PERFORM visrec._make_projection(NEW);
     END IF;
+    IF visrec._problem(NEW) IS NULL THEN     -- in a restore the primary key comes after this, and these functions before it
+        PERFORM visrec._make_searches(NEW.id);
+    END IF;
     PERFORM visrec._drop_projections(NEW.id, CASE WHEN NEW.components IS NOT NULL THEN NEW.reduction END);
     RETURN NULL;
 END
@@ -74,7 +83,7 @@ $$;
 COMMENT ON FUNCTION visrec._make_functions() IS
     'Makes an attachment''s functions in schema visrec: owned by the table''s owner, who alone may call them.';
 
-CREATE TRIGGER b_make AFTER INSERT OR UPDATE OF relation, components ON visrec.attachment
+CREATE TRIGGER b_make AFTER INSERT OR UPDATE OF relation ON visrec.attachment
 FOR EACH ROW EXECUTE FUNCTION visrec._make_functions();
 
 CREATE FUNCTION visrec._drop_made() RETURNS trigger
@@ -85,7 +94,7 @@ BEGIN
     FOR made IN
         SELECT p.oid::regprocedure AS function FROM pg_proc AS p
         WHERE p.pronamespace = 'visrec'::regnamespace
-          AND (p.proname IN ('_table_' || OLD.id, '_trigger_' || OLD.id) OR p.proname LIKE '\_project\_' || OLD.id || '\_%')
+          AND (p.proname IN ('_table_' || OLD.id, '_trigger_' || OLD.id, '_nearest_' || OLD.id, '_similar_' || OLD.id) OR p.proname LIKE '\_project\_' || OLD.id || '\_%')
     LOOP
         -- A trigger that its owner made with it, or an index: never a reason why a table cannot be dropped.
         BEGIN
@@ -113,7 +122,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._check_caller(visrec._names, oid) IS
-    'Raises an error where a trigger of a table that is neither the attached one nor a partition of it calls its function.';
+    'Raises an error if the trigger function is called for a table that is neither the attached one nor a partition of it.';
 
 CREATE FUNCTION visrec._inserted_keys(n visrec._names, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -140,8 +149,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._mark(visrec._names, oid) IS
-    'What a row becomes whose image is changed: without the vector of the image before, and with the transaction''s number '
-    'for its source, by which the statement''s end finds it.';
+    'What a row is set to when its image changes: no vector, and the transaction''s number as its source, by which the '
+    'AFTER trigger finds the row.';
 
 CREATE FUNCTION visrec._marked_keys(n visrec._names, relation oid) RETURNS text[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -167,7 +176,7 @@ END
 $$;
 COMMENT ON FUNCTION visrec._marked_keys(visrec._names, oid) IS 'The keys of the rows whose image this statement changed.';
 
-CREATE FUNCTION visrec._old_key(n visrec._names, relation oid) RETURNS text
+CREATE FUNCTION visrec._row_key(n visrec._names, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF relation <> n.relation THEN
@@ -176,7 +185,7 @@ BEGIN
     RETURN format('SELECT ARRAY[%s] FROM (SELECT ($1).*) AS t', n.key_text);
 END
 $$;
-COMMENT ON FUNCTION visrec._old_key(visrec._names, oid) IS 'The statement for the key of a row that is its parameter.';
+COMMENT ON FUNCTION visrec._row_key(visrec._names, oid) IS 'The statement for the key of a row that is its parameter.';
 
 -- The triggers -------------------------------------------------------------------------------------
 
@@ -201,9 +210,9 @@ BEGIN
         -- Rows that may have failed are those without a vector: others cost a look at the condition.
         (format('visrec_%s_delete', a.id), 'AFTER DELETE',
          format('FOR EACH ROW WHEN (OLD.%s IS NULL AND OLD.%s IS NOT NULL)', vector, image), true),
+        -- Whether the key changed is asked of its text: 0 and -0 are equal.
         (format('visrec_%s_key', a.id), format('AFTER UPDATE OF %s', key),
-         format('FOR EACH ROW WHEN (OLD.%1$s IS DISTINCT FROM NEW.%1$s AND OLD.%2$s IS NULL AND OLD.%3$s IS NOT NULL)',
-             key, vector, image), true),
+         format('FOR EACH ROW WHEN (OLD.%s IS NULL AND OLD.%s IS NOT NULL)', vector, image), true),
         (format('visrec_%s_truncate', a.id), 'AFTER TRUNCATE', 'FOR EACH STATEMENT', false)
     ) AS t (name, event, rest, pins);
 END
@@ -211,7 +220,7 @@ $$;
 COMMENT ON FUNCTION visrec._trigger_definitions(visrec.attachment) IS
     'The triggers that keep an attachment''s vectors current. pins: it names columns, whose type then cannot be changed: see '
     'visrec._release_columns. The BEFORE trigger takes away the vector of a changed image, so that no row ever shows the '
-    'vector of another picture; the statement''s end brings the new ones.';
+    'vector of another picture; the AFTER trigger writes the new ones.';
 
 CREATE FUNCTION visrec._our_triggers(relation oid) RETURNS TABLE (name name, attachment integer)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -102,7 +102,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._sees_failure(integer, text, boolean) IS
-    'Whether the current role may know of a row''s failure: as owner, by the right to monitor, or since it sees the row.';
+    'Whether the current role may see a row''s failure: as the owner, by the right to monitor, or because it sees the row.';
 
 CREATE VIEW visrec.failure AS
 SELECT a.relation, a.name, f.row_id, f.image, f.code, f.message, f.attempts, f.first_try, f.last_try
@@ -132,7 +132,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM visrec.visible_failed_row AS f WHERE f.attachment = visrec._find($1, $2) ORDER BY f.last_try, f.row_id
 $$;
 COMMENT ON FUNCTION visrec.failures(regclass, name) IS
-    'The rows of an attached table whose image gave no vector, and why: of those that the current role sees.';
+    'The rows of an attached table whose image gave no vector, and why, as far as the current role sees the rows.';
 
 -- Coverage --------------------------------------------------------------------------------------------
 
@@ -393,7 +393,7 @@ BEGIN
     RETURN visrec._retry(relation, name, schemas);
 END
 $$;
-COMMENT ON FUNCTION visrec.retry(regclass, name) IS 'Tries the rows in visrec.failure again; returns how many left it.';
+COMMENT ON FUNCTION visrec.retry(regclass, name) IS 'Tries the rows in visrec.failure again; returns how many of them are embedded now.';
 REVOKE ALL ON FUNCTION visrec.retry(regclass, name) FROM PUBLIC;
 
 CREATE FUNCTION visrec._retry(relation regclass, name name, schemas jsonb) RETURNS bigint
@@ -427,6 +427,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec.recheck(regclass, name) IS
-    'Looks whether the images of a table are still those that were embedded: files by their size and time of modification, '
-    'bytea by all of its bytes. Rows whose image changed, or cannot be read any more, become stale; returns how many.';
+    'Checks whether the images of a table are still those that were embedded: files by their size and time of modification, '
+    'bytea by all of its bytes. Rows whose image changed, or can no longer be read, become stale; returns how many.';
 REVOKE ALL ON FUNCTION visrec.recheck(regclass, name) FROM PUBLIC;

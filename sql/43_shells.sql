@@ -16,9 +16,9 @@ CREATE FUNCTION visrec._shell_list() RETURNS TABLE (prefix text, suffix text, ar
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT * FROM (VALUES
         ('similar_', '', ARRAY['id @key', 'k integer = 10', 'filter jsonb = NULL', 'max_distance double precision = NULL',
-            'strict boolean = false'], '_similar(@id, $1, $2, $3, $4, $5)', 'rows', false,
+            'strict boolean = false'], '_similar_@id($1, $2, $3, $4, $5)', 'rows', false,
          'The k rows of %s that look most like the row with this key, best first; of those that the filter leaves, and no '
-         'farther than max_distance. strict: an error, not a NOTICE, where there is no such row.'),
+         'farther than max_distance. strict: an error instead of a NOTICE if there is no such row.'),
         ('search_', '', ARRAY['query text', 'k integer = 10', 'filter jsonb = NULL', 'max_distance double precision = NULL'],
          '_search(@id, NULL, NULL, $1, $2, $3, $4)', 'rows', true,
          'The k rows of %s whose images fit a text best, best first (for models with a text tower).'),
@@ -34,7 +34,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
             'strict boolean = false'], '_recommend(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)', 'rows', true,
          'k rows of %s for the taste that liked and disliked rows show, best first, without those and the seen ones. '
          'strategy: mean, session (liked in order of time) or best_score; diversity: 0 to 1; toward: a text to steer by; '
-         'strict: an error, not a NOTICE, where no liked row has a vector.'),
+         'strict: an error instead of a NOTICE if no liked row has a vector.'),
         ('recommend_', '_weighted', ARRAY['weighted jsonb', 'k integer = 10', 'strategy text = ''mean''', 'filter jsonb = NULL',
             'max_distance double precision = NULL', 'diversity double precision = 0', 'toward text = NULL', 'seen @key[] = ''{}''',
             'strict boolean = false'], '_recommend_weighted(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9)', 'rows', true,
@@ -52,7 +52,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     ) AS s
 $$;
 COMMENT ON FUNCTION visrec._shell_list() IS
-    'All that attach writes into a table''s schema. results: rows (id, similarity, the image and the shown columns), pairs '
+    'The functions that attach writes into a table''s schema. results: rows (id, similarity, the image and the shown columns), pairs '
     'or failures. The names that shown columns cannot have follow from this list.';
 
 CREATE FUNCTION visrec._reserved_names() RETURNS SETOF text
@@ -89,7 +89,8 @@ BEGIN
                     replace(substr(l.row, strpos(l.row, ', ') + 2), ', ', ', OUT '))
                 ELSE format('(%s) RETURNS TABLE (%s)', p.declared, l.row) END
            || format(' LANGUAGE sql %s ROWS 10', CASE WHEN l.volatile THEN 'VOLATILE' ELSE 'STABLE' END),
-           format(E'\n    SELECT * FROM visrec.%s\n    AS r (%s)\n', replace(l.calls, '@id', a.id::text), l.row),
+           format(E'\n    SELECT * FROM visrec.%s%s\n', replace(l.calls, '@id', a.id::text),
+               CASE WHEN l.prefix <> 'similar_' THEN format(E'\n    AS r (%s)', l.row) END),
            format(l.meaning, visrec._label(a.relation))
     FROM listed AS l, LATERAL (
         SELECT string_agg(replace(g.argument, ' = ', ' DEFAULT '), ', ' ORDER BY g.n) AS declared,
@@ -105,7 +106,7 @@ CREATE FUNCTION visrec._shell_digest(name name, body text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT encode(sha256(convert_to(name || body, 'UTF8')), 'hex')
 $$;
-COMMENT ON FUNCTION visrec._shell_digest(name, text) IS 'What a shell is known by: its name and text.';
+COMMENT ON FUNCTION visrec._shell_digest(name, text) IS 'The digest by which a shell is recognized: of its name and its text.';
 
 CREATE FUNCTION visrec._written_shells(a visrec.attachment) RETURNS TABLE (function regprocedure, name name, schema oid, acl aclitem[])
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -115,7 +116,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE visrec._shell_digest(p.proname, p.prosrc) = ANY ((a).shells)
 $$;
 COMMENT ON FUNCTION visrec._written_shells(visrec.attachment) IS
-    'The shells of an attachment that are there: the functions whose text is what attach wrote.';
+    'The shells of an attachment that exist: the functions whose text is what attach wrote.';
 
 CREATE FUNCTION visrec._make_shell(a visrec.attachment, before regprocedure[], shell record) RETURNS regprocedure
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -134,7 +135,7 @@ BEGIN
                WHERE p.proname = shell.name AND p.pronamespace = place.schema AND p.oid <> ALL (before::oid[]));
     IF others IS NOT NULL THEN      -- with other arguments, too: a call could mean either
         RAISE duplicate_function USING
-            MESSAGE = format('function %s already exists and was not made by visrec', others),
+            MESSAGE = format('function %s already exists and was not created by visrec', others),
             HINT = format('Rename or drop it, or choose another name: SELECT visrec.attach(%L, name => …);', a.relation);
     END IF;
     made := to_regprocedure(format('%s(%s)', full_name, shell.types));
@@ -167,7 +168,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._make_shell(visrec.attachment, regprocedure[], record) IS
-    'Writes a shell, owned by the table''s owner; replaces none but those that were there before.';
+    'Writes a shell, owned by the table''s owner; of the functions that exist it replaces only the given ones.';
 
 CREATE FUNCTION visrec._make_shells(a visrec.attachment) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -189,7 +190,7 @@ BEGIN
     WHERE o.id = a.id;
 END
 $$;
-COMMENT ON FUNCTION visrec._make_shells(visrec.attachment) IS 'Writes an attachment''s shells, and drops those of before.';
+COMMENT ON FUNCTION visrec._make_shells(visrec.attachment) IS 'Writes an attachment''s shells, and drops earlier ones that are no longer needed.';
 
 CREATE FUNCTION visrec._drop_shells(a visrec.attachment) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -6,6 +6,7 @@ DECLARE
     class pg_class;
     label text := visrec._label(relation);
     keys name[];
+    type oid;
 BEGIN
     SELECT c.* INTO class FROM pg_class AS c WHERE c.oid = relation;
     IF relation IS NULL THEN
@@ -21,8 +22,8 @@ BEGIN
             MESSAGE = format('cannot attach temporary table "%s"', label);
     ELSIF class.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = relation) THEN
         RAISE feature_not_supported USING
-            MESSAGE = format('cannot attach table "%s", which has child tables', label),
-            DETAIL = 'A key is unique in one table, not over those that inherit from it.',
+            MESSAGE = format('cannot attach table "%s" because it has child tables', label),
+            DETAIL = 'Its primary key does not cover the rows of child tables.',
             HINT = 'Attach the child tables, or use partitions.';
     END IF;
     PERFORM visrec._check_owner(relation);
@@ -35,13 +36,18 @@ BEGIN
             HINT = format('Add one: ALTER TABLE %s ADD PRIMARY KEY (…);', relation);
     ELSIF cardinality(keys) > 1 THEN
         RAISE feature_not_supported USING
-            MESSAGE = format('cannot attach table "%s", whose primary key has %s columns', label, cardinality(keys)),
+            MESSAGE = format('cannot attach table "%s" because its primary key has %s columns', label, cardinality(keys)),
             HINT = 'The key must be a single column.';
+    END IF;
+    type := (SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = keys[1]);
+    IF EXISTS (SELECT FROM pg_type AS t WHERE t.oid = visrec._base_type(type) AND t.typcategory = 'A') THEN
+        RAISE feature_not_supported USING       -- there are no arrays of arrays
+            MESSAGE = format('cannot attach table "%s", whose primary key is of type %s', label, format_type(type, -1));
     END IF;
     RETURN keys[1];
 END
 $$;
-COMMENT ON FUNCTION visrec._check_table(regclass) IS 'The key column of a table; raises an error for one that cannot be attached.';
+COMMENT ON FUNCTION visrec._check_table(regclass) IS 'The key column of a table; raises an error if the table cannot be attached.';
 
 CREATE FUNCTION visrec._check_columns(relation regclass, columns name[], model text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -84,12 +90,12 @@ BEGIN
     FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = columns[2] AND NOT a.attisdropped;
     IF held.base NOT IN ('text'::regtype, 'varchar'::regtype, 'bytea'::regtype) THEN
         RAISE datatype_mismatch USING
-            MESSAGE = format('column "%s" cannot hold images, since it is of type %s', columns[2], held.type),
-            HINT = 'Image columns are text or varchar (a path) or bytea (the image itself).';
+            MESSAGE = format('column "%s" cannot hold images because it is of type %s', columns[2], held.type),
+            HINT = 'An image column is of type text or varchar (a path) or bytea (the image itself).';
     ELSIF held.attgenerated = 'v' THEN
         RAISE feature_not_supported USING
-            MESSAGE = format('column "%s" cannot hold images, since it is a virtual generated column', columns[2]),
-            HINT = 'Make it a stored one.';
+            MESSAGE = format('column "%s" cannot hold images because it is a virtual generated column', columns[2]),
+            HINT = 'Use a stored generated column.';
     END IF;
 
     SELECT format_type(a.atttypid, a.atttypmod) AS type, t.typname, t.typnamespace, a.atttypmod, a.attgenerated INTO held
@@ -99,8 +105,8 @@ BEGIN
         SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'vector'))
     THEN
         RAISE datatype_mismatch USING
-            MESSAGE = format('column "%s" cannot hold vectors of model "%s", since it is of type %s', columns[3], model, held.type),
-            HINT = format('Name another vector_column: attach adds it, as vector(%s).', dimension);
+            MESSAGE = format('column "%s" cannot hold vectors of model "%s" because it is of type %s', columns[3], model, held.type),
+            HINT = format('Name another vector_column; attach adds it as vector(%s).', dimension);
     END IF;
 
     SELECT a.attname, format_type(a.atttypid, a.atttypmod) AS type INTO held FROM pg_attribute AS a
@@ -108,13 +114,13 @@ BEGIN
       AND NOT a.attisdropped AND (a.atttypid <> 'bigint[]'::regtype OR a.attgenerated <> '');
     IF FOUND THEN
         RAISE datatype_mismatch USING
-            MESSAGE = format('column "%s" cannot hold the sources of vectors, since it is of type %s', held.attname, held.type),
-            HINT = 'Name another vector_column: attach adds a column of its name with _source after it.';
+            MESSAGE = format('column "%s" cannot hold the sources of vectors because it is of type %s', held.attname, held.type),
+            HINT = 'Name another vector_column; attach adds a second column of that name with _source at the end.';
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_columns(regclass, name[], text) IS
-    'Raises an error where a column (key, image, vector, source, shown …) cannot serve; those of vectors need not be there yet.';
+    'Raises an error if a column (key, image, vector, source, shown …) cannot be used; those of vectors need not exist yet.';
 
 CREATE FUNCTION visrec._check_name(id integer, relation regclass, name name) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -129,13 +135,13 @@ BEGIN
       AND c.relnamespace = (SELECT o.relnamespace FROM pg_class AS o WHERE o.oid = _check_name.relation);
     IF FOUND THEN
         RAISE duplicate_object USING
-            MESSAGE = format('functions named after "%s" belong to table "%s" already', name, visrec._label(other.relation)),
+            MESSAGE = format('the functions of table "%s" are already named after "%s"', visrec._label(other.relation), name),
             HINT = format('Choose another name: SELECT visrec.attach(%L, name => …);', relation);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_name(integer, regclass, name) IS
-    'Raises an error where another attachment in the table''s schema has the name.';
+    'Raises an error if another attachment in the table''s schema has the name.';
 
 CREATE FUNCTION visrec._make_columns(relation regclass, vector_column name, source_column name, dimension integer)
 RETURNS void
@@ -247,13 +253,13 @@ BEGIN
         RAISE USING
             ERRCODE = CASE a.mode WHEN 'queue' THEN 'feature_not_supported' ELSE 'invalid_parameter_value' END,
             MESSAGE = format('cannot attach with mode "%s" and on_error "%s"', a.mode, a.on_error),
-            HINT = 'This version has the mode "sync"; on_error is "record" or "raise".';
+            HINT = 'The mode must be "sync", and on_error must be "record" or "raise".';
     END IF;
     RETURN a;
 END
 $$;
 COMMENT ON FUNCTION visrec._wanted(regclass, name, name, visrec.model, text, text, name[], name, visrec.attachment) IS
-    'The attachment as it will be: what is NULL is as it was before, or the default.';
+    'The attachment as it will be; an argument that is NULL leaves its part as it was, or at the default.';
 
 CREATE FUNCTION visrec._write_attachment(a visrec.attachment) RETURNS visrec.attachment
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -286,14 +292,14 @@ DECLARE
 BEGIN
     IF other IS NOT NULL THEN
         RAISE duplicate_object USING
-            MESSAGE = format('column "%s" holds the vectors of attachment "%s"', a.columns[3], other),
-            HINT = format('For another image or model name another vector_column. For other names of the functions: SELECT '
+            MESSAGE = format('column "%s" already holds the vectors of attachment "%s"', a.columns[3], other),
+            HINT = format('For another image or model, name another vector_column. To rename the functions: SELECT '
                 'visrec.detach(%1$L, name => %2$L); SELECT visrec.attach(%1$L, name => %3$L);', a.relation, other, a.name);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_vector_column(visrec.attachment) IS
-    'Raises an error where another attachment of the table has the same column for its vectors.';
+    'Raises an error if another attachment of the table has the same column for its vectors.';
 
 CREATE FUNCTION visrec.attach(relation regclass, image_column name DEFAULT NULL, vector_column name DEFAULT NULL,
     model text DEFAULT NULL, mode text DEFAULT NULL, on_error text DEFAULT NULL, show_columns name[] DEFAULT NULL,
@@ -326,18 +332,18 @@ BEGIN
     due := visrec._call(a.id, 'count_due');
     IF due > 0 THEN
         RAISE NOTICE USING
-            MESSAGE = format('%s rows of table "%s" have an image without a vector', due, visrec._label(relation)),
+            MESSAGE = format('%s rows of table "%s" have an image but no vector', due, visrec._label(relation)),
             HINT = format('CALL visrec.backfill(%s);', concat_ws(', ', quote_literal(relation::text),
                 CASE WHEN a.id <> visrec._find(relation) THEN format('name => %L', a.name) END));
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[], name) IS
-    'Makes a table''s images have vectors: adds the vector column, triggers, an index (see visrec.reindex) and the functions '
-    'similar_<name>, search_<name>, recommend_<name> …. Called again it changes what is given, and brings the rest up to date; '
-    'what is NULL stays as it is. At first: image_path, content_vector, clip-ViT-B-32, sync, record, none, the table''s name. '
-    'on_error: record (a bad image leaves its row without a vector and a line in visrec.failure) or raise (it fails the '
-    'statement). With another name and vector_column the table has several attachments.';
+    'Gives a table''s images vectors: adds the vector column, triggers, an index (see visrec.reindex) and the functions '
+    'similar_<name>, search_<name>, recommend_<name> and others. Called again, it changes what is given and brings the rest up to '
+    'date; what is NULL stays as it is. The defaults of a new attachment are image_path, content_vector, clip-ViT-B-32, sync, '
+    'record, no shown columns, and the table''s name. on_error: record (a bad image leaves its row without a vector and a line in '
+    'visrec.failure) or raise (it fails the statement). With another name and vector_column, a table has several attachments.';
 REVOKE ALL ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[], name) FROM PUBLIC;
 
 CREATE FUNCTION visrec._check_vectors(a visrec.attachment, before visrec.attachment) RETURNS void
@@ -349,14 +355,14 @@ BEGIN
     THEN
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = format('table "%s" has vectors of another model', visrec._label(a.relation)),
-            DETAIL = 'Vectors of two models cannot be compared.',
+            DETAIL = 'Vectors of different models cannot be compared.',
             HINT = format('Name another vector_column, or drop the vectors: SELECT visrec.detach(%1$L, drop_vectors => '
                 'true); or ALTER TABLE %1$s DROP COLUMN %2$I, DROP COLUMN %3$I;', a.relation, a.columns[3], a.columns[4]);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_vectors(visrec.attachment, visrec.attachment) IS
-    'Raises an error where the vectors that are there are of other weights.';
+    'Raises an error if the column has vectors of another model.';
 
 CREATE FUNCTION visrec._has_foreign(n visrec._names, unknown boolean) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -369,7 +375,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._has_foreign(visrec._names, boolean) IS
-    'Whether there are vectors of other weights; unknown: whether those without a source are.';
+    'Whether the column has vectors of another model; unknown: whether those without a source count as such.';
 
 CREATE FUNCTION visrec.detach(relation regclass, drop_vectors boolean DEFAULT false, name name DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -392,4 +398,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec.detach(regclass, boolean, name) IS
-    'Removes what attach made. The vectors stay in their column, unless drop_vectors.';
+    'Removes what attach made. The vectors stay in their column unless drop_vectors is true.';

@@ -19,7 +19,7 @@ BEGIN
             BEGIN
                 EXECUTE format('DROP FUNCTION %s', shell);
             EXCEPTION WHEN OTHERS THEN      -- a view of theirs uses it
-                RAISE NOTICE 'function % was not dropped: %', shell, SQLERRM;
+                RAISE NOTICE 'could not drop function %: %', shell, SQLERRM;
             END;
         END LOOP;
         DELETE FROM visrec.attachment AS r WHERE r.id = a.id;
@@ -94,7 +94,7 @@ BEGIN
             END IF;
         EXCEPTION WHEN OTHERS THEN
             RAISE WARNING USING
-                MESSAGE = format('table "%s" has changed and could not be attached anew: %s', visrec._label(a.relation), SQLERRM),
+                MESSAGE = format('could not bring the attachment of table "%s" up to date: %s', visrec._label(a.relation), SQLERRM),
                 HINT = visrec._attach_call(a);
         END;
     END LOOP;

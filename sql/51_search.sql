@@ -29,7 +29,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._nothing(boolean, text, text, text) IS
-    'Says why nothing is found: with a NOTICE, since an error would end the caller''s transaction; strict, with an error.';
+    'Says why nothing is found, with a NOTICE, since an error would abort the caller''s transaction; strict: with an error.';
 
 CREATE FUNCTION visrec._other_model(attachment integer, row_id text) RETURNS double precision
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -37,8 +37,8 @@ DECLARE
     relation regclass := (SELECT a.relation FROM visrec.attachment AS a WHERE a.id = attachment);
 BEGIN
     RAISE object_not_in_prerequisite_state USING
-        MESSAGE = format('the vector of row %s of table "%s" is of another model', row_id, visrec._label(relation)),
-        DETAIL = 'Vectors of two models cannot be compared.',
+        MESSAGE = format('the vector of row %s of table "%s" was made by another model', row_id, visrec._label(relation)),
+        DETAIL = 'Vectors of different models cannot be compared.',
         HINT = format('CALL visrec.backfill(%L);', relation);
 END
 $$;
@@ -64,50 +64,34 @@ CREATE FUNCTION visrec._by_index(n visrec._names, query vector, excluded anyarra
     share double precision, OUT ids anyarray, OUT distances double precision[])
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- How many rows the index gives for k wanted ones: a few more show whether others are as near as the k-th; bits tell
-    -- near rows from nearer ones only roughly, and fewer numbers, too.
-    pool integer := CASE n.index_method WHEN 'hnsw_binary' THEN greatest(20 * k, 200) WHEN 'hnsw_reduced' THEN greatest(10 * k, 100)
-        ELSE k + 8 END;
-    scan text := CASE n.index_method WHEN 'ivfflat' THEN 'ivfflat' ELSE 'hnsw' END;
-    breadth text := CASE n.index_method WHEN 'ivfflat' THEN 'ivfflat.probes' ELSE 'hnsw.ef_search' END;
+    parts record := visrec._index_parts(n);
+    asked record := visrec._index_pool(n);
+    breadth text := CASE asked.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END;
     before text[];
-    wide double precision;
-    parts record;
-    ordering text;
+    pool integer;
+    broad integer;
     found record;
 BEGIN
-    IF n.index_method = 'hnsw' AND n.index_metric = 'cosine' THEN
-        ordering := format('t.%s OPERATOR(%s.<=>) $1', n.vector, n.vector_schema);
-    ELSE
-        parts := visrec._index_parts(n);
-        ordering := format('%s %s %s', format(parts.expression, 't.' || n.vector), parts.operator, format(parts.expression, '$1'));
-    END IF;
     IF current_setting(breadth, true) IS NULL THEN
         PERFORM visrec._cosine(query, query);       -- loads pgvector's library, which knows the setting
     END IF;
-    before := ARRAY[current_setting(breadth), current_setting(scan || '.iterative_scan')];
-    PERFORM set_config(scan || '.iterative_scan', CASE scan WHEN 'hnsw' THEN 'strict_order' ELSE 'relaxed_order' END, true);
-    LOOP
-        -- How many rows HNSW keeps in view, 1000 at most: pgvector's default, 40, unless more rows are wanted. Of 100,000
-        -- made-up vectors that finds 0.988 of the nearest ten; 64 finds 0.998 and 100 0.9998, for 1.2 and 1.4 times the time
-        -- (python -m benchmarks.searching). It goes on until it has k rows that the filter leaves, but finds better ones
-        -- when it begins wide enough. A larger setting of the session's is kept.
-        wide := CASE scan WHEN 'ivfflat' THEN visrec._probes(n.relation)
-            ELSE least(greatest(2 * k, 40, pool + 1, CASE WHEN share < 1 THEN 2 * pool / share END), 1000) END;
-        PERFORM set_config(breadth, greatest(before[1]::integer, wide::integer)::text, true);
-        EXECUTE format('SELECT array_agg(s.id ORDER BY s.d, s.id) AS ids, array_agg(s.d ORDER BY s.d, s.id) AS distances '
-            'FROM (SELECT t.%1$s AS id, t.%2$s OPERATOR(%3$s.<=>) $1 AS d FROM %4$s AS t WHERE t.%2$s IS NOT NULL '
-            'AND NOT t.%1$s %5$s ANY ($2) AND %6$s ORDER BY %7$s LIMIT %8$s) AS s',
-            n.key, n.vector, n.vector_schema, n."table", n.equals, condition, ordering, pool)
-        INTO found USING query, excluded, filter;
-        EXIT WHEN n.index_method NOT IN ('hnsw', 'hnsw_half', 'ivfflat') OR pool >= 1000 OR found.distances[k] IS NULL
-            OR found.distances[k] IS DISTINCT FROM found.distances[pool];
-        pool := least(10 * pool, 1000);     -- those as near as the k-th go on beyond the pool: the keys decide
-    END LOOP;
-    PERFORM set_config(breadth, before[1], true);
-    PERFORM set_config(scan || '.iterative_scan', before[2], true);
+    before := ARRAY[current_setting(breadth), current_setting(asked.scan || '.iterative_scan')];
+    EXECUTE replace(format('SELECT %s, %s', asked.pool, asked.breadth), '$3', k::text) INTO pool, broad;
+    IF asked.scan = 'hnsw' THEN     -- it goes on until it has enough, but finds better ones when it begins broadly enough
+        broad := least(greatest(broad, 2 * pool / share), 1000);
+    END IF;
+    -- A larger setting of the session's is kept.
+    PERFORM set_config(breadth, greatest(before[1]::integer, broad)::text, true),
+        set_config(asked.scan || '.iterative_scan', CASE asked.scan WHEN 'hnsw' THEN 'strict_order' ELSE 'relaxed_order' END, true);
+    EXECUTE format('SELECT array_agg(s.id ORDER BY s.d, s.id) AS ids, array_agg(s.d ORDER BY s.d, s.id) AS distances '
+        'FROM (SELECT t.%1$s AS id, t.%2$s OPERATOR(%3$s.<=>) $1 AS d FROM %4$s AS t WHERE t.%2$s IS NOT NULL '
+        'AND NOT t.%1$s %5$s ANY ($2) AND %6$s ORDER BY %7$s %8$s %9$s LIMIT %10$s) AS s',
+        n.key, n.vector, n.vector_schema, n."table", n.equals, condition, format(parts.expression, 't.' || n.vector), parts.operator,
+        format(parts.expression, '$1'), pool)
+    INTO found USING query, excluded, filter;
+    PERFORM set_config(breadth, before[1], true), set_config(asked.scan || '.iterative_scan', before[2], true);
     IF cardinality(found.ids) = pool AND (n.index_method IN ('hnsw_binary', 'hnsw_reduced')
-        OR found.distances[k] <> found.distances[pool])
+        OR found.distances[k] <> found.distances[k + 1])
     THEN
         ids := found.ids[:k];
         distances := found.distances[:k];
@@ -115,8 +99,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._by_index(visrec._names, vector, anyarray, integer, jsonb, text, double precision) IS
-    'The k nearest rows by the attachment''s index; NULL where it ran dry before it had them, or more are as near as the '
-    'k-th than it can tell. share: of the rows that the condition leaves.';
+    'The k nearest of the rows that a filter leaves, by the attachment''s index; NULL where it ran dry before it had them, or '
+    'more are as near as the k-th. share: of the rows that the condition leaves.';
 
 CREATE FUNCTION visrec._nearest(n visrec._names, query vector, excluded anyarray, k integer, filter jsonb,
     max_distance double precision, OUT ids anyarray, OUT distances double precision[])
@@ -139,7 +123,12 @@ BEGIN
     END IF;
     -- More than 1000 the index does not find in one go.
     IF n.index_method <> 'none' AND k < 1000 AND (estimate > few) IS NOT FALSE THEN
-        found := visrec._by_index(n, query, excluded, k, filter, condition, share);
+        IF filter IS NULL THEN
+            EXECUTE format('SELECT f.ids, f.distances FROM visrec.%I($1, $2, $3) AS f', '_nearest_' || n.id) INTO found
+            USING query, excluded, k;
+        ELSE
+            found := visrec._by_index(n, query, excluded, k, filter, condition, share);
+        END IF;
         ids := found.ids;
         distances := found.distances;
     END IF;
@@ -164,17 +153,20 @@ COMMENT ON FUNCTION visrec._nearest(visrec._names, vector, anyarray, integer, js
     'The keys and cosine distances of the k rows nearest to a vector, best first, those as near by their keys; without '
     'the excluded ones, of those that the filter leaves. k of them whenever there are so many.';
 
-CREATE FUNCTION visrec._result_statement(n visrec._names) RETURNS text
+CREATE FUNCTION visrec._result_statement(n visrec._names, call text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN format('SELECT t.%1$s, CASE WHEN t.%2$s[1] <> 0 AND t.%2$s[1] >> 32 <> %3$s '
-        'THEN visrec._other_model(%4$s, %5$s) ELSE 1 - f.d END, t.%6$s%7$s FROM unnest($1, $2) WITH ORDINALITY AS f (id, d, n) '
+        'THEN visrec._other_model(%4$s, %5$s) ELSE 1 - f.d END, t.%6$s%7$s FROM %10$s WITH ORDINALITY AS f (id, d, n) '
         'JOIN %8$s AS t ON t.%1$s %9$s f.id ORDER BY f.n',
-        n.key, n.source, n.weights, n.id, n.key_text, n.image, n.shown, n."table", n.equals);
+        n.key, n.source, n.weights, n.id, n.key_text, n.image, n.shown, n."table", n.equals,
+        coalesce(call || ' AS s, unnest(s.ids, s.distances)', 'unnest($1, $2)'));
 END
 $$;
-COMMENT ON FUNCTION visrec._result_statement(visrec._names) IS
-    'The statement for what the search functions return, of rows by their keys ($1), with similarity = 1 - distance ($2).';
+COMMENT ON FUNCTION visrec._result_statement(visrec._names, text) IS
+    'The statement for what the search functions return, of rows by their keys ($1), with similarity = 1 - distance ($2), or by '
+    'the ids and distances of a call. PL/pgSQL expects the same type at each evaluation: where the type of the keys is not one of '
+    'the function''s arguments, keys cannot pass through a variable.';
 
 CREATE FUNCTION visrec._similar(attachment integer, id anyelement, k integer, filter jsonb, max_distance double precision,
     strict boolean) RETURNS SETOF record
@@ -237,7 +229,7 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM visrec.model AS m WHERE m.name = n.model AND m.fingerprint = n.fingerprint) THEN
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = format('model "%s" is not the one that table "%s" was attached with', n.model, visrec._label(n.relation)),
-            DETAIL = 'Vectors of two models cannot be compared.';
+            DETAIL = 'Vectors of different models cannot be compared.';
     END IF;
     RETURN visrec._checked(visrec._embed(n.model, path, image, query)) ->> 'embedding';
 END
@@ -250,13 +242,11 @@ CREATE FUNCTION visrec._search(attachment integer, path text, image bytea, query
 LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n visrec._names := visrec._resolve(attachment);
-    found record;
 BEGIN
     PERFORM visrec._check_search(k, max_distance);
-    EXECUTE format('SELECT s.ids, s.distances FROM visrec._nearest($1, $2::%s.vector, ''{}''::%s[], $3, $4, $5) AS s',
-        n.vector_schema, n.key_type)
-    INTO found USING n, visrec._query_vector(n, path, image, query), k, filter, max_distance;
-    RETURN QUERY EXECUTE visrec._result_statement(n) USING found.ids, found.distances;
+    RETURN QUERY EXECUTE visrec._result_statement(n,
+        format('visrec._nearest($1, $2::%s.vector, ''{}''::%s[], $3, $4, $5)', n.vector_schema, n.key_type))
+    USING n, visrec._query_vector(n, path, image, query), k, filter, max_distance;
 END
 $$;
 COMMENT ON FUNCTION visrec._search(integer, text, bytea, text, integer, jsonb, double precision) IS

@@ -74,16 +74,16 @@ BEGIN
         RAISE null_value_not_allowed USING MESSAGE = format('the %s rows must not contain null', what);
     ELSIF weights IS NOT NULL AND cardinality(weights) <> cardinality(keys) THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = format('%s %s rows with %s weights', cardinality(keys), what, cardinality(weights)),
+            MESSAGE = format('the number of weights (%s) is not the number of %s rows (%s)', cardinality(weights), what, cardinality(keys)),
             HINT = 'Give one weight for each row.';
     ELSIF EXISTS (SELECT FROM unnest(weights) AS w WHERE (w BETWEEN 1e-9 AND 1e9) IS NOT TRUE) THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = format('the weights of the %s rows must be from 1e-9 to 1e9', what);
+            MESSAGE = format('the weights of the %s rows must be between 1e-9 and 1e9', what);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_weights(double precision[], anyarray, text) IS
-    'Raises an error unless keys and weights go together.';
+    'Raises an error unless there is one valid weight for each key.';
 
 CREATE FUNCTION visrec._check_strategy(strategy text, diversity double precision DEFAULT 0, k integer DEFAULT 1) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -91,7 +91,7 @@ BEGIN
     IF strategy IS NULL OR strategy NOT IN ('mean', 'session', 'best_score') THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('unknown strategy "%s"', coalesce(strategy, 'NULL')),
-            HINT = 'Strategies: mean, session (liked posts in order of time), best_score.';
+            HINT = 'Strategies: mean, session (liked rows in order of time), best_score.';
     ELSIF diversity IS NULL OR NOT diversity BETWEEN 0 AND 1 THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('diversity must be between 0 and 1, not %s', coalesce(diversity::text, 'NULL'));
@@ -102,7 +102,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._check_strategy(text, double precision, integer) IS
-    'Raises an error for an unknown strategy, a diversity that is none, and more rows than are compared with each other.';
+    'Raises an error unless strategy, diversity and k are valid.';
 
 CREATE FUNCTION visrec._inputs(n visrec._names, liked anyarray, liked_weights double precision[], disliked anyarray,
     disliked_weights double precision[], strict boolean, OUT likes vector[], OUT like_weights double precision[],

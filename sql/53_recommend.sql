@@ -13,7 +13,7 @@ $$;
 COMMENT ON FUNCTION visrec._vectors_of(visrec._names, anyarray) IS 'The vectors of rows, in the order of these keys.';
 
 CREATE FUNCTION visrec._best_scores(n visrec._names, likes vector[], dislikes vector[], excluded anyarray, k integer,
-    filter jsonb, max_distance double precision, OUT ids anyarray, OUT scores double precision[])
+    filter jsonb, max_distance double precision, OUT ids anyarray, OUT distances double precision[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- The best k by their nearest liked post are among the k nearest of each. More, since disliked ones push some down.
@@ -31,21 +31,21 @@ BEGIN
                 FROM (SELECT m.id, m.score, (SELECT max(visrec._cosine(t.%1$s, d)) FROM unnest($3) AS d) AS far
                       FROM near AS m JOIN %2$s AS t ON t.%3$s %4$s m.id) AS s
             )
-            SELECT array_agg(s.id ORDER BY s.score DESC, s.id) AS ids, array_agg(s.score ORDER BY s.score DESC, s.id) AS scores
+            SELECT array_agg(s.id ORDER BY s.score DESC, s.id) AS ids, array_agg(1 - s.score ORDER BY s.score DESC, s.id) AS distances
             FROM scored AS s
             $query$, n.vector, n."table", n.key, n.equals)
         INTO found USING n, likes, dislikes, excluded, pool, filter, max_distance;
-        EXIT WHEN pool >= 1000 OR (SELECT count(*) FROM unnest(found.scores) AS s WHERE s > 0) >= k
+        EXIT WHEN pool >= 1000 OR (SELECT count(*) FROM unnest(found.distances) AS d WHERE d < 1) >= k
             OR coalesce(cardinality(found.ids), 0) < pool;
         pool := pool * 4;
     END LOOP;
     ids := found.ids[:k];
-    scores := found.scores[:k];
+    distances := found.distances[:k];
 END
 $$;
 COMMENT ON FUNCTION visrec._best_scores(visrec._names, vector[], vector[], anyarray, integer, jsonb, double precision) IS
     'Candidates by the best of their cosines with the liked posts; where a disliked one is nearer, by minus the square '
-    'of that cosine, so that they come last (as Qdrant''s best_score).';
+    'of that cosine, so that they come last (as Qdrant''s best_score). distances: 1 - these scores.';
 
 CREATE FUNCTION visrec._diversify(vectors vector[], scores double precision[], k integer, diversity double precision)
 RETURNS SETOF integer
@@ -153,13 +153,12 @@ $$;
 COMMENT ON FUNCTION visrec._recommend(integer, anyarray, anyarray, integer, text, jsonb, double precision, double precision, text,
     anyarray, double precision[], double precision[], boolean) IS 'What recommend_<name> returns.';
 
-CREATE FUNCTION visrec._typed_statement(n visrec._names) RETURNS text
+CREATE FUNCTION visrec._typed_call(n visrec._names) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('SELECT r.ids, r.distances FROM visrec._recommended($1, $2::text[]::%1$s[], $3::text[]::%1$s[], $4, $5, $6, $7, '
-        '$8, $9, $10::text[]::%1$s[], $11, $12, $13) AS r', (n).key_type)
+    SELECT format('visrec._recommended($1, $2::text[]::%1$s[], $3::text[]::%1$s[], $4, $5, $6, $7, '
+        '$8, $9, $10::text[]::%1$s[], $11, $12, $13)', (n).key_type)
 $$;
-COMMENT ON FUNCTION visrec._typed_statement(visrec._names) IS
-    'The statement that calls visrec._recommended with keys that are text here.';
+COMMENT ON FUNCTION visrec._typed_call(visrec._names) IS 'The call of visrec._recommended with keys given as text.';
 
 CREATE FUNCTION visrec._recommend_weighted(attachment integer, weighted jsonb, k integer, strategy text, filter jsonb,
     max_distance double precision, diversity double precision, toward text, seen anyarray, strict boolean) RETURNS SETOF record
@@ -167,12 +166,10 @@ LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n visrec._names := visrec._resolve(attachment);
     w record := visrec._weighted(weighted);
-    found record;
 BEGIN
-    EXECUTE visrec._typed_statement(n) INTO found
+    RETURN QUERY EXECUTE visrec._result_statement(n, visrec._typed_call(n))
     USING n, w.liked, w.disliked, k, strategy, filter, max_distance, diversity, toward, seen::text[], w.liked_weights,
         w.disliked_weights, strict;
-    RETURN QUERY EXECUTE visrec._result_statement(n) USING found.ids, found.distances;
 END
 $$;
 COMMENT ON FUNCTION visrec._recommend_weighted(integer, jsonb, integer, text, jsonb, double precision, double precision, text, anyarray,

@@ -9,7 +9,7 @@ DECLARE
 BEGIN
     IF visrec._label(relation) IS NULL THEN
         RAISE undefined_table USING
-            MESSAGE = 'the table of events does not exist any more',
+            MESSAGE = 'the table of events no longer exists',
             HINT = 'Name another: SELECT visrec.attach_events(…);';
     END IF;
     "table" := relation;
@@ -25,7 +25,7 @@ BEGIN
                 HINT = visrec._columns_hint(relation);
         ELSIF held.equals IS NULL THEN
             RAISE datatype_mismatch USING
-                MESSAGE = format('cannot use column "%s" of type %s, which has no order', columns[place], held.type);
+                MESSAGE = format('cannot use column "%s" because type %s has no order', columns[place], held.type);
         END IF;
         CASE place
         WHEN 1 THEN
@@ -40,8 +40,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._event_names(regclass, name[]) IS
-    'The names of a table of events and its columns (user, item, weight, time), quoted, on the row e; an error where one is '
-    'missing.';
+    'The names of a table of events and its columns (user, item, weight, time), quoted, on the row e; raises an error if '
+    'one is missing.';
 
 CREATE FUNCTION visrec._history(attachment integer, user_id text, most integer, OUT liked text[], OUT liked_weights double precision[],
     OUT disliked text[], OUT disliked_weights double precision[], OUT seen text[])
@@ -74,7 +74,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._history(integer, text, integer) IS
-    'What a user liked (weight above 0) and disliked (below 0) of late, in order of time, and all there are events of.';
+    'What a user lately liked (weight above 0) and disliked (below 0), in order of time, and all items the user has events of.';
 
 CREATE FUNCTION visrec._recommend_for(attachment integer, user_id anyelement, k integer, strategy text, filter jsonb,
     max_distance double precision, diversity double precision, toward text, history integer, strict boolean) RETURNS SETOF record
@@ -82,16 +82,14 @@ LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n visrec._names := visrec._resolve(attachment);
     h record := visrec._history(attachment, user_id::text, history);
-    found record;
 BEGIN
     PERFORM visrec._check_search(k, max_distance);
     IF h.liked IS NULL THEN
-        PERFORM visrec._nothing(strict, format('user %s has liked nothing', coalesce(user_id::text, 'NULL')));
+        PERFORM visrec._nothing(strict, format('user %s has no liked rows', coalesce(user_id::text, 'NULL')));
         RETURN;
     END IF;
-    EXECUTE visrec._typed_statement(n) INTO found
+    RETURN QUERY EXECUTE visrec._result_statement(n, visrec._typed_call(n))
     USING n, h.liked, h.disliked, k, strategy, filter, max_distance, diversity, toward, h.seen, h.liked_weights, h.disliked_weights, strict;
-    RETURN QUERY EXECUTE visrec._result_statement(n) USING found.ids, found.distances;
 END
 $$;
 COMMENT ON FUNCTION visrec._recommend_for(integer, anyelement, integer, text, jsonb, double precision, double precision, text,
@@ -112,7 +110,7 @@ BEGIN
     a.event_columns := NULL;
     IF a.events IS NOT NULL THEN
         IF num_nulls(user_column, item_column, at_column) > 0 THEN
-            RAISE null_value_not_allowed USING MESSAGE = 'events need columns for the user, the item and the time';
+            RAISE null_value_not_allowed USING MESSAGE = 'user_column, item_column and at_column must not be null';
         END IF;
         a.event_columns := ARRAY[user_column, item_column, weight_column, at_column];
         PERFORM visrec._event_names(a.events, a.event_columns);
@@ -122,5 +120,5 @@ END
 $$;
 COMMENT ON FUNCTION visrec.attach_events(regclass, regclass, name, name, name, name, name) IS
     'Names the table that says who liked what, when, and makes recommend_<name>_for. A weight above 0 is a like, below 0 a '
-    'dislike, NULL or 0 only seen; without weight_column (NULL) each event is a like. NULL for the table forgets it. Who '
-    'calls the function reads the events with its own rights.';
+    'dislike, NULL or 0 only seen; without weight_column (NULL) each event is a like. NULL for the table forgets it. The '
+    'caller of the function reads the events with its own rights.';

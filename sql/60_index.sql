@@ -48,7 +48,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     CROSS JOIN pg_options_to_table(c.reloptions) AS o
     WHERE x.indrelid = relation AND o.option_name = 'lists'
 $$;
-COMMENT ON FUNCTION visrec._probes(regclass) IS 'How many of its ivfflat index''s lists a search of a table looks at.';
+COMMENT ON FUNCTION visrec._probes(regclass) IS 'How many lists of a table''s ivfflat index a search reads.';
 
 CREATE FUNCTION visrec._depends_on_extension(class regclass, object oid) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -99,7 +99,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._make_mark_index(visrec.attachment) IS
-    'Makes the index by which an UPDATE''s end finds the rows whose image it changed. It is all but empty: see visrec._mark.';
+    'Makes the index by which the AFTER UPDATE trigger finds the rows whose image changed. It is all but empty: see visrec._mark.';
 
 CREATE FUNCTION visrec._build_index(n visrec._names, parts record) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -136,7 +136,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._drop_indexes(visrec.attachment, regclass[]) IS
-    'Drops the indexes that visrec made for an attachment, but those that are kept.';
+    'Drops the indexes that visrec made for an attachment, except those to be kept.';
 
 CREATE FUNCTION visrec._make_index(attachment integer, rebuild boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -154,7 +154,7 @@ BEGIN
     ELSIF parts.dimension > parts.most THEN
         RAISE NOTICE USING
             MESSAGE = format('column %s of table "%s" has no index', n.vector, visrec._label(n.relation)),
-            DETAIL = format('The model''s vectors have %s numbers, %s takes at most %s; searches scan the table.', parts.dimension,
+            DETAIL = format('The model''s vectors have %s dimensions, and method %s takes at most %s. Searches scan the table.', parts.dimension,
                 n.index_method, parts.most),
             HINT = format('SELECT visrec.reindex(%L, %L);', n.relation::regclass,
                 CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half' ELSE 'hnsw_binary' END);
@@ -164,7 +164,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._make_index(integer, boolean) IS
-    'Builds the index of an attachment, unless the column has one.';
+    'Builds the index of an attachment if the column has none.';
 
 CREATE FUNCTION visrec._check_index(n visrec._names) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -173,7 +173,7 @@ DECLARE
 BEGIN
     IF n.index_method = 'hnsw_reduced' THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = 'the method "hnsw_reduced" needs a number of dimensions',
+            MESSAGE = 'index method "hnsw_reduced" needs a number of dimensions',
             HINT = format('SELECT * FROM visrec.reduce(%L, 128);', n.relation::regclass);
     ELSIF parts.operator IS NULL THEN
         RAISE invalid_parameter_value USING
@@ -185,8 +185,8 @@ BEGIN
             HINT = format('SELECT visrec.register_model(%L);', n.model);
     ELSIF parts.dimension > parts.most THEN
         RAISE program_limit_exceeded USING
-            MESSAGE = format('cannot index the vectors of table "%s" with the method "%s"', visrec._label(n.relation), n.index_method),
-            DETAIL = format('They have %s numbers, and it takes at most %s.', parts.dimension, parts.most),
+            MESSAGE = format('cannot index the vectors of table "%s" with method "%s"', visrec._label(n.relation), n.index_method),
+            DETAIL = format('They have %s dimensions, and the method takes at most %s.', parts.dimension, parts.most),
             HINT = format('Methods that take them: %s.', concat_ws(', ',
                 CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half (at most 4000)' END,
                 CASE WHEN parts.dimension <= 64000 THEN 'hnsw_binary (at most 64000)' END, 'none'));
@@ -206,7 +206,7 @@ BEGIN
         SELECT i.index FROM unnest(a.numbers[3:4]) AS c (number), visrec._indexes(a.relation, c.number) AS i
         WHERE i.index <> ALL (others)));
     -- Has the table's trigger drop a projection that no index is made of any more.
-    UPDATE visrec.own_attachment AS o SET components = o.components WHERE o.id = a.id;
+    UPDATE visrec.own_attachment AS o SET relation = o.relation WHERE o.id = a.id;
 END
 $$;
 COMMENT ON FUNCTION visrec._replace_index(visrec.attachment) IS
@@ -232,7 +232,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec.reindex(regclass, text, text, name) IS
-    'Builds the index of a table''s vectors anew, and has its search functions use it. method: hnsw; hnsw_half (half the '
+    'Builds the index of a table''s vectors anew, for its search functions to use. method: hnsw; hnsw_half (half the '
     'size, of half-precision numbers); hnsw_binary (a fraction of the size, of one bit a number; finds candidates, which '
     'are compared by the vectors themselves); ivfflat (built faster, searched slower; build it when the rows are there); '
     'none (every row is compared: exact). metric: cosine, inner_product or l2, which order unit vectors alike, so that '

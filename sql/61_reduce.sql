@@ -41,7 +41,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._drop_projections(integer, integer) IS
-    'Drops those of an attachment''s projections that no index is made of, but the one in use.';
+    'Drops an attachment''s projections that no index is made of, except the one in use.';
 REVOKE ALL ON FUNCTION visrec._drop_projections(integer, integer) FROM PUBLIC;
 
 CREATE FUNCTION visrec._sample(n visrec._names) RETURNS jsonb
@@ -76,14 +76,14 @@ BEGIN
     PERFORM visrec._check_index(n);
     IF dims IS NULL OR dims < 1 OR dims >= dimension OR dims > 2000 THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = format('cannot reduce vectors of %s numbers to %s', dimension, coalesce(dims::text, 'NULL')),
-            DETAIL = format('It takes from 1 to %s.', least(dimension - 1, 2000));
+            MESSAGE = format('dims must be between 1 and %s, not %s', least(dimension - 1, 2000), coalesce(dims::text, 'NULL')),
+            DETAIL = format('The vectors have %s dimensions.', dimension);
     END IF;
     sample := visrec._call(n.id, 'sample');
     IF (sample ->> 'size')::bigint <= dims THEN
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = format('cannot fit %s components to the %s vectors of table "%s"', dims, sample ->> 'size', visrec._label(n.relation)),
-            HINT = 'Reduce when the rows are there.';
+            HINT = 'Insert more rows first, or reduce to fewer dimensions.';
     END IF;
     fitted := visrec._checked(visrec._principal_components(decode(sample ->> 'vectors', 'base64'), dimension, dims),
         format('could not reduce the vectors of table "%s"', visrec._label(n.relation)));

@@ -6,7 +6,7 @@ LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
 BEGIN
     IF coalesce(cardinality(k), 0) = 0 THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = 'k must name at least one number of neighbours',
+            MESSAGE = 'k must not be empty',
             HINT = 'For example ''{1,5,10}''.';
     ELSIF EXISTS (SELECT FROM unnest(k) AS c WHERE c IS NULL OR c < 1) THEN
         RAISE invalid_parameter_value USING
@@ -19,7 +19,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._check_evaluation(integer[], integer) IS 'Raises an error for arguments that no evaluation takes.';
+COMMENT ON FUNCTION visrec._check_evaluation(integer[], integer) IS 'Raises an error unless k and sample are valid.';
 
 CREATE FUNCTION visrec._evaluated_column(relation regclass, name name, strategy integer) RETURNS pg_attribute
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -34,21 +34,21 @@ BEGIN
             HINT = visrec._columns_hint(relation);
     ELSIF visrec._comparison(found.atttypid, strategy) IS NULL THEN
         RAISE feature_not_supported USING
-            MESSAGE = format('cannot use column "%s" of type %s, which has no order', name,
+            MESSAGE = format('cannot use column "%s" because type %s has no order', name,
                 format_type(found.atttypid, found.atttypmod));
     END IF;
     RETURN found;
 END
 $$;
 COMMENT ON FUNCTION visrec._evaluated_column(regclass, name, integer) IS
-    'A column by its name, or an error: undefined_column where there is none, feature_not_supported where its type has '
+    'A column by its name. Raises undefined_column if there is none, feature_not_supported if its type has '
     'no such comparison (strategy as for visrec._comparison: 1 <, 3 =).';
 
 CREATE FUNCTION visrec._draw(key_text text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pg_catalog.format('sha256(convert_to(%1$s, ''UTF8'')), %1$s COLLATE "C"', key_text);
 COMMENT ON FUNCTION visrec._draw(text) IS
-    'What to order by for a sample that has nothing to do with the rows'' content, and is the same each time: the '
+    'What to order by for a sample that is independent of the rows'' content and the same each time: the '
     'SHA-256 of the key, as text.';
 
 CREATE FUNCTION visrec._measures(hits boolean[], relevant bigint, k integer, OUT "precision" double precision,
@@ -134,7 +134,7 @@ BEGIN
     exact_ms := (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY m) FROM unnest(one_by_one) AS m);
     IF queries = 0 THEN
         RAISE NOTICE USING
-            MESSAGE = format('table "%s" has no two vectors to compare', visrec._label(n.relation)),
+            MESSAGE = format('table "%s" has fewer than two vectors to compare', visrec._label(n.relation)),
             HINT = format('SELECT * FROM visrec.coverage(%L);', n.relation::regclass);
     END IF;
 END
@@ -185,10 +185,12 @@ BEGIN
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %1$s AS t WHERE t.%2$s IS NOT NULL AND t.%3$I '
         'IS NOT NULL GROUP BY t.%3$I HAVING count(*) = 1) AS s', n."table", n.vector, label_column) INTO alone;
     IF alone > 0 THEN
-        RAISE NOTICE '% rows are left out: no other row with a vector has their value of "%"', alone, label_column;
+        RAISE NOTICE USING
+            MESSAGE = format('%s rows are left out', alone),
+            DETAIL = format('No other row with a vector has their value of column "%s".', label_column);
     ELSIF NOT FOUND THEN
         RAISE NOTICE USING
-            MESSAGE = format('table "%s" has no row with a vector and a value of "%s"', visrec._label(n.relation), label_column),
+            MESSAGE = format('table "%s" has no row with a vector and a value in column "%s"', visrec._label(n.relation), label_column),
             HINT = format('SELECT * FROM visrec.coverage(%L);', n.relation::regclass);
     END IF;
 END
@@ -212,5 +214,5 @@ COMMENT ON FUNCTION visrec.evaluate(regclass, name, integer[], integer, name) IS
     'relevant places i <= k, / min(k, R); ndcg, the sum of 1 / log2(i + 1) over those places / the most it could be, '
     'with min(k, R) of them (Järvelin and Kekäläinen 2002); hit_rate, whether there is any. All are from 0 to 1. Rows '
     'without a label are no queries and never relevant; queries with R = 0 are left out, with a NOTICE. Errors: '
-    'invalid_parameter_value for k or sample below 1; undefined_column; feature_not_supported for a label that is not '
-    'compared; object_not_in_prerequisite_state where the table is not attached, or has vectors of another model.';
+    'invalid_parameter_value for k or sample below 1; undefined_column; feature_not_supported for a label whose type '
+    'has no equality; object_not_in_prerequisite_state where the table is not attached, or has vectors of another model.';

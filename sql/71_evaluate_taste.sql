@@ -8,8 +8,8 @@ BEGIN
     PERFORM visrec._check_strategy(s) FROM unnest(strategies) AS s;
     IF coalesce(cardinality(strategies), 0) = 0 THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = 'strategies must name at least one',
-            HINT = 'Strategies: mean, session (liked posts in order of time), best_score.';
+            MESSAGE = 'strategies must not be empty',
+            HINT = 'Strategies: mean, session (liked rows in order of time), best_score.';
     ELSIF holdout IS NULL OR NOT (holdout > 0 AND holdout < 1) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('holdout must be between 0 and 1, not %s', coalesce(holdout::text, 'NULL')),
@@ -18,7 +18,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._check_evaluate_taste(integer[], double precision, text[], integer) IS
-    'Raises an error for arguments that visrec.evaluate_taste does not take.';
+    'Raises an error unless the arguments are valid.';
 
 CREATE FUNCTION visrec._evaluate_taste(n visrec._names, events regclass, columns name[], ks integer[], holdout double precision,
     strategies text[], sample integer)
@@ -35,7 +35,7 @@ BEGIN
     PERFORM visrec._check_evaluate_taste(ks, holdout, strategies, sample);
     IF events IS NULL THEN
         RAISE null_value_not_allowed USING
-            MESSAGE = 'no table of events is given, or known for the table',
+            MESSAGE = format('no table of events is known for table "%s"', visrec._label(n.relation)),
             HINT = format('SELECT visrec.attach_events(%L, …);', n.relation::regclass);
     END IF;
     user_ := visrec._evaluated_column(events, columns[1], 3);
@@ -85,7 +85,9 @@ BEGIN
             HAVING count(DISTINCT t.%s) FILTER (WHERE e.%I IS NOT NULL) < 2) AS s
         $query$, replace(met, ' AS e JOIN ', ' AS e LEFT JOIN '), n.vector, user_.attname, user_.attname, n.key, at.attname) INTO short;
     IF short > 0 THEN
-        RAISE NOTICE '% users are left out: they have fewer than 2 items with a vector', short;
+        RAISE NOTICE USING
+            MESSAGE = format('%s users are left out', short),
+            DETAIL = 'They have fewer than 2 items with a vector.';
     END IF;
 END
 $$;
@@ -106,13 +108,13 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION visrec.evaluate_taste(regclass, regclass, name, name, name, integer[], double precision, text[],
     integer, name) IS
-    'How well recommend_<name> predicts what users went on to: of each user''s n items in order of time, the last '
+    'How well recommend_<name> predicts what users did next: of each user''s n items in order of time, the last '
     'holdout · n (rounded up, at least one, at most n - 1) are held out; the earlier ones are what was liked, and '
     'results that were held out are relevant. An item counts once, when the user first met it, and so never as both; '
     'items without a vector and events with a NULL do not count; items of one time are in the order of their keys. One '
     'line for each strategy and k: the mean over users of the measures of visrec.evaluate, R being the items held out. '
     'sample takes that many users, the first by the SHA-256 of user_column as text; NULL takes all. Users with fewer '
     'than 2 items are left out, with a NOTICE. Table and columns that are not given are those of visrec.attach_events. Errors: invalid_parameter_value for k or sample below 1, holdout not '
-    'between 0 and 1, or an unknown strategy; undefined_column; feature_not_supported for a column that is not compared; '
+    'between 0 and 1, or an unknown strategy; undefined_column; feature_not_supported for a column whose type has no order; '
     'datatype_mismatch where item_column cannot be cast to the key''s type; '
     'object_not_in_prerequisite_state where the table is not attached, or has vectors of another model.';

@@ -77,7 +77,7 @@ BEGIN
         "check" := format('image root %s', root);
         ok := coalesce((pg_stat_file(root, true)).isdir, false);
         result := CASE WHEN ok THEN 'a directory' ELSE 'no such directory' END;
-        advice := CASE WHEN NOT ok THEN 'Make it, or SELECT visrec.set(''image_roots'', …);' END;
+        advice := CASE WHEN NOT ok THEN 'Create it, or SELECT visrec.set(''image_roots'', …);' END;
         RETURN NEXT;
     END LOOP;
     FOR registered IN SELECT m.* FROM visrec.model AS m ORDER BY m.name LOOP
@@ -88,9 +88,9 @@ BEGIN
         ok := coalesce(cosine >= CASE WHEN EXISTS (SELECT FROM visrec.encoder_status() AS e
             WHERE e.model = registered.name AND e.precision <> 'f32') THEN 0.99 ELSE 0.999 END, false);
         result := coalesce(answer -> 'error' ->> 'message', 'cosine with its reference ' || round(cosine::numeric, 5),
-            'vectors of another length than when it was registered');
+            'its vectors have another dimension than when it was registered');
         advice := CASE WHEN NOT ok THEN coalesce(answer -> 'error' ->> 'hint',
-            'Its weights or the libraries are not those it was registered with: see CHANGELOG.md, or reinstall.') END;
+            'The weights or the libraries are not those it was registered with. Bring those back, or register it under another name.') END;
         RETURN NEXT;
     END LOOP;
     "check" := 'encoder';
@@ -108,5 +108,5 @@ END
 $$;
 COMMENT ON FUNCTION visrec.selftest() IS
     'One row for each check: the image roots, each registered model (its vector of a test picture against the one it '
-    'gave when it was registered), and what runs the models; with what to do where one fails. For the extension''s owner and monitors.';
+    'gave when it was registered), and what runs the models; with advice if one fails. For the extension''s owner and monitors.';
 REVOKE ALL ON FUNCTION visrec.selftest() FROM PUBLIC;

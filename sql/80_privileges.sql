@@ -34,7 +34,7 @@ BEGIN
     ELSE
         RAISE invalid_parameter_value USING
             MESSAGE = format('unknown access "%s"', coalesce(access, 'NULL')),
-            HINT = 'It is "embed" or "monitor".';
+            HINT = 'Valid values are "embed" and "monitor".';
     END IF;
 END
 $$;
@@ -80,17 +80,18 @@ BEGIN
     ELSIF has_function_privilege('visrec.grant_access(regrole, text)', 'EXECUTE') THEN
         PERFORM visrec.grant_access(owner);
         RAISE NOTICE USING
-            MESSAGE = format('role %s, the owner of table "%s", may now embed images', owner, visrec._label(relation)),
-            DETAIL = 'The table''s rows are embedded with its rights.';
+            MESSAGE = format('granted the right to embed images to role %s', owner),
+            DETAIL = format('It owns table "%s", whose rows are embedded with its rights.', visrec._label(relation));
     ELSE
         RAISE insufficient_privilege USING
-            MESSAGE = format('permission denied to embed images for role %s, the owner of table "%s"', owner, visrec._label(relation)),
+            MESSAGE = format('permission denied to embed images for role "%s"', pg_get_userbyid(owner)),
+            DETAIL = format('It owns table "%s", whose rows are embedded with its rights.', visrec._label(relation)),
             HINT = format('An administrator can allow it: SELECT visrec.grant_access(%L);', owner);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_access(regclass) IS
-    'Makes sure that a table''s owner, as whom its rows are embedded, may do that.';
+    'Makes sure that a table''s owner, with whose rights its rows are embedded, may embed.';
 
 -- Default privileges of the role that creates the extension may have given all this to others than PUBLIC; and what an
 -- event trigger or a trigger calls, nobody else does.

@@ -15,6 +15,7 @@ def fresh_session(monkeypatch: pytest.MonkeyPatch) -> None:
     for statement in vars(session).values():
         if isinstance(statement, session.Statement):
             monkeypatch.setattr(statement, "_plan", None)
+    monkeypatch.setattr(session, "_tables", {})
     monkeypatch.setattr(session, "_warned", set())
     monkeypatch.setattr(in_process, "_encoders", {})
     monkeypatch.setattr(in_process, "add_libraries", lambda: None)

@@ -11,6 +11,9 @@ from typing import Any
 from PIL import Image
 
 ATTACHMENT = 4711
+NAMES = "(4711,posts)"
+"""What stands for a ``visrec._names`` as text."""
+LOCKED = " FOR NO KEY UPDATE SKIP LOCKED"
 Rows = list[dict[str, Any]]
 
 
@@ -19,7 +22,10 @@ class QueryCanceled(Exception):
 
 
 class Server:
-    """A server with one table of images; a row's ``source`` is its key as a number."""
+    """A server with one table of images; a row's ``source`` is its key as a number.
+
+    The statements for its rows are called after the method that answers them.
+    """
 
     def __init__(
         self, images: Mapping[str, str | bytes | None] | None = None, holds_bytes: bool = True
@@ -61,22 +67,32 @@ class Server:
             raise QueryCanceled("canceling statement due to statement timeout")
         name = plan.partition("visrec.")[2].partition("(")[0] or plan
         self.executed.append(name)
+        if name == "rows":
+            self.locks.append(plan.endswith(LOCKED))
         return [] if name == "SELECT 1" else getattr(self, name)(*values)
 
     def warning(self, message: str) -> None:
         self.warnings.append(message)
 
-    def _terms(self, attachment: int) -> Rows:
-        assert attachment == ATTACHMENT
+    def _terms(self, names: str) -> Rows:
+        assert names == NAMES
         [model] = self._model_terms(self.model)
         return [
             {
+                "id": ATTACHMENT,
                 "model": self.model,
                 "directory": model["directory"],
                 "registered": model["fingerprint"],
                 "fingerprint": self.fingerprint,
                 "holds_bytes": self.holds_bytes,
                 "settings": model["settings"],
+                "rows": "SELECT visrec.rows($1, $2)",
+                "due_rows": "SELECT visrec.due_rows($1, $2)" + LOCKED,
+                "next_rows": "SELECT visrec.next_rows($1, $2, $3)" + LOCKED,
+                "image_rows": "SELECT visrec.image_rows($1, $2)",
+                "give": "UPDATE visrec.give($1, $2, $3, $4)",
+                "take": "UPDATE visrec.take($1, $2, $3, $4)",
+                "has_failures": bool(self.failures),
             }
         ]
 
@@ -107,19 +123,17 @@ class Server:
             if key not in self.vectors and image is not None
         ]
 
-    def _rows(self, attachment: int, keys: list[str], lock: bool, max_bytes: int) -> Rows:
-        assert attachment == ATTACHMENT
+    def rows(self, max_bytes: int, keys: list[str]) -> Rows:
         self.batches.append(keys)
-        self.locks.append(lock)
         return [row for row in self.due(max_bytes) if row["id"] in keys]
 
-    def _due_rows(self, attachment: int, after: str | None, count: int, max_bytes: int) -> Rows:
-        assert attachment == ATTACHMENT
-        rows = [r for r in self.due(max_bytes) if after is None or int(r["id"]) > int(after)]
-        return rows[:count]
+    def due_rows(self, max_bytes: int, count: int) -> Rows:
+        return self.due(max_bytes)[:count]
 
-    def _image_rows(self, attachment: int, keys: list[str], max_bytes: int) -> Rows:
-        assert attachment == ATTACHMENT
+    def next_rows(self, max_bytes: int, count: int, after: str) -> Rows:
+        return [row for row in self.due(max_bytes) if int(row["id"]) > int(after)][:count]
+
+    def image_rows(self, max_bytes: int, keys: list[str]) -> Rows:
         self.batches.append(keys)
         return [
             self.row(key, max_bytes)
@@ -127,19 +141,36 @@ class Server:
             if self.images.get(key) is not None
         ]  # fmt: skip
 
-    def _store(self, attachment: int, ids: list[str], *columns: list[Any]) -> Rows:
+    def _record_outcome(self, attachment: int, ids: list[str], *columns: list[Any]) -> Rows:
         assert attachment == ATTACHMENT
-        self.stored.append(ids)
-        for key, source, vector, stamp, code, message, image in zip(ids, *columns, strict=True):
-            assert key not in self.vectors, "stored twice"
-            assert source == int(key)
-            if vector is not None:
-                assert (code, message, image) == (None, None, None)
-                self.vectors[key], self.stamps[key] = vector, stamp
-                self.failures.pop(key, None)
-            else:
-                assert stamp is None
+        for key, code, message, image in zip(ids, *columns, strict=True):
+            if code is not None:
                 self.failures[key] = {"image": image, "code": code, "message": message}
+            else:
+                assert (message, image) == (None, None)
+                self.failures.pop(key, None)
+        return []
+
+    def give(self, ids: list[str], *columns: list[Any]) -> Rows:
+        self.stored.append(ids)
+        return self.write(ids, *columns, given=True)
+
+    def take(self, ids: list[str], *columns: list[Any]) -> Rows:
+        return self.write(ids, *columns, given=False)
+
+    def write(self, ids: list[str], *columns: list[Any], given: bool) -> Rows:
+        meant = 0
+        for key, source, vector, stamp in zip(ids, *columns, strict=True):
+            assert source == int(key)
+            assert (vector is None) == (key in self.failures), "recorded before it is written"
+            assert vector is not None or stamp is None
+            if (vector is not None) != given:
+                continue
+            meant += 1
+            if given:
+                assert key not in self.vectors, "stored twice"
+                self.vectors[key], self.stamps[key] = vector, stamp
+        assert meant, "a statement for no row"
         return []
 
 

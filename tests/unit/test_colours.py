@@ -13,7 +13,7 @@ from PIL import Image
 
 from visrec_db.pictures import colours, images, limits
 
-PACKAGE = Path(colours.__file__).parents[1]
+PACKAGE = Path(colours.__file__).parents[2]
 SIZE = (150, 110)
 
 

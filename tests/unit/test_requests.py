@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.plpy_double import ATTACHMENT, Server, png
+from tests.unit.plpy_double import NAMES, Server, png
 from tests.unit.test_rows import CANCELED
 from tests.unit.test_rows import embed as embed_rows
 from visrec_db.backend import client, duplicates, requests, session
@@ -126,7 +126,7 @@ def test_kinds_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     first, second = list("11155178"), list("23461789")
     second[4] = "6"
-    answer = json.loads(requests.duplicate_kinds(server, ATTACHMENT, first, second))
+    answer = json.loads(requests.duplicate_kinds(server, NAMES, first, second))
     assert answer == {
         "kinds": ["exact", "near", "similar", "exact", "exact", "similar", "similar", "similar"]
     }
@@ -175,7 +175,7 @@ def test_a_cancel_ends_each_request(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "embed": lambda server: requests.embed(server, "pixels", None, png(), None),
         "inspect": lambda server: requests.inspect_model(server, "none", str(tmp_path)),
         "warm": lambda server: requests.encoder_warm(server, "pixels"),
-        "kinds": lambda server: requests.duplicate_kinds(server, ATTACHMENT, ["1"], ["2"]),
+        "kinds": lambda server: requests.duplicate_kinds(server, NAMES, ["1"], ["2"]),
         "stamps": lambda server: requests.file_stamps(server, ["x"]),
     }
     for name, call in calls.items():
@@ -199,7 +199,7 @@ def test_a_cancel_while_rows_are_stored_closes_the_conversation(
 
     monkeypatch.setattr(session, "connect", lambda *_, **__: Conversation())
     server = Server({"1": png(), "2": png()})
-    server.cancel_at = 2  # _terms, _rows, and then _store
+    server.cancel_at = 2  # _terms, rows, and then give
     assert embed_rows(server) == {"error": CANCELED}
     assert closed == [True]
     assert client._idle == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.plpy_double import ATTACHMENT, Server, many, png
+from tests.unit.plpy_double import NAMES, Server, many, png
 from visrec_db import errors
 from visrec_db.backend import in_process, rows
 from visrec_db.encoders import encoder, pixels
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.usefixtures("fresh_session")
 
 
 def embed(
-    server: Server, keys: Sequence[str] | None = None, on_error: str = "record", lock: bool = False
+    server: Server, keys: Sequence[str] | None = None, stop: bool = False, lock: bool = False
 ) -> dict[str, Any]:
     keys = list(server.images) if keys is None else keys
-    return json.loads(rows.embed_rows(server, ATTACHMENT, keys, on_error, lock))
+    return json.loads(rows.embed_rows(server, NAMES, keys, stop, lock))
 
 
 def batch(server: Server, after: str | None, size: int, following: int = 0) -> dict[str, Any]:
-    return json.loads(rows.backfill_batch(server, ATTACHMENT, after, size, following))
+    return json.loads(rows.backfill_batch(server, NAMES, after, size, following))
 
 
 def paths(images: dict[str, str]) -> Server:
@@ -135,8 +135,8 @@ def test_paths_are_read_a_batch_ahead() -> None:
     server = paths({str(number): "/outside.png" for number in range(1, 131)})
     assert embed(server)["failed"] == 130
     assert [len(keys) for keys in server.batches] == [64, 64, 2]
-    calls = [name for name in server.executed if name in ("_rows", "_store")]
-    assert calls[:3] == ["_rows", "_rows", "_store"]
+    calls = [name for name in server.executed if name in ("rows", "take")]
+    assert calls[:3] == ["rows", "rows", "take"]
 
 
 def test_no_rows_load_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,11 +149,11 @@ def test_no_rows_load_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_raise_stops_at_the_first_batch_with_a_failure() -> None:
     images: dict[str, bytes | None] = {**many(150), "70": b"bad", "140": b"bad"}
     server = Server(images)
-    outcome = embed(server, on_error="raise")
+    outcome = embed(server, stop=True)
     assert (outcome["failed"], outcome["first_failure"]["id"]) == (1, "70")
     assert len(server.batches) == 2
     server = Server(images)
-    assert embed(server, on_error="record")["failed"] == 2
+    assert embed(server, stop=False)["failed"] == 2
     assert len(server.batches) == 3
 
 
@@ -244,7 +244,7 @@ def test_an_encoder_error_stops_at_the_first_batch_with_raise(
     broken_model: list[str | None],
 ) -> None:
     server = Server(many(130))
-    assert embed(server, on_error="raise")["failed"] == 64
+    assert embed(server, stop=True)["failed"] == 64
     assert len(server.batches) == 1
 
 
@@ -363,7 +363,7 @@ def test_other_errors_of_the_server_are_not_caught() -> None:
         raise UniqueViolation
 
     server = Server({"1": png()})
-    server._store = fail  # type: ignore[method-assign]
+    server.give = fail  # type: ignore[method-assign]
     with pytest.raises(UniqueViolation):
         embed(server)
 
@@ -371,5 +371,5 @@ def test_other_errors_of_the_server_are_not_caught() -> None:
 def test_a_cancel_point_comes_before_each_picture_and_pass() -> None:
     server = Server(many(10))
     embed(server)
-    first, last = server.executed.index("SELECT 1"), server.executed.index("_store")
+    first, last = server.executed.index("SELECT 1"), server.executed.index("give")
     assert server.executed[first:last] == ["SELECT 1"] * (10 + 1)

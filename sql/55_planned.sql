@@ -1,0 +1,135 @@
+-- Searches that are planned once a session. visrec._nearest and visrec._similar write their statements anew for each call,
+-- and planning those takes as long as running them. So each attachment has two functions in schema visrec, of the same
+-- statements with its names in them, which the common case goes through: no filter, and what the index finds will do.
+-- They are made by the trigger of visrec.attachment, and anew whenever the attachment is written.
+
+CREATE FUNCTION visrec._index_pool(n visrec._names, OUT pool text, OUT breadth text, OUT scan text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    scan := CASE n.index_method WHEN 'ivfflat' THEN 'ivfflat' ELSE 'hnsw' END;
+    -- How many rows the index gives for k wanted ones: one more shows whether it is as near as the k-th; bits tell near rows
+    -- from nearer ones only roughly, and fewer numbers, too.
+    pool := CASE n.index_method WHEN 'hnsw_binary' THEN 'GREATEST(20 OPERATOR(pg_catalog.*) $3, 200)'
+        WHEN 'hnsw_reduced' THEN 'GREATEST(10 OPERATOR(pg_catalog.*) $3, 100)' ELSE '$3 OPERATOR(pg_catalog.+) 1' END;
+    -- How many rows HNSW keeps in view, 1000 at most: pgvector's default, 40, unless more rows are wanted. Of 100,000 made-up
+    -- vectors that finds 0.988 of the nearest ten; 64 finds 0.998 and 100 0.9998, for 1.2 and 1.4 times the time
+    -- (python -m benchmarks.searching).
+    breadth := CASE scan WHEN 'ivfflat' THEN format('visrec._probes(%s)', n.relation)
+        ELSE format('LEAST(GREATEST(2 OPERATOR(pg_catalog.*) $3, 40, (%s) OPERATOR(pg_catalog.+) 1), 1000)', pool) END;
+END
+$$;
+COMMENT ON FUNCTION visrec._index_pool(visrec._names) IS
+    'Expressions for how many rows the index is asked for k ($3) wanted ones, and how broadly it looks; scan: the prefix of '
+    'pgvector''s settings for it.';
+
+CREATE FUNCTION visrec._make_searches(attachment integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n visrec._names := visrec._resolve(attachment);
+    a visrec.attachment;
+    columns text;
+    parts record := visrec._index_parts(n);
+    pool record := visrec._index_pool(n);
+    ordering text;
+    by_vector text := format('visrec._nearest_%s(%s.vector, %s[], integer)', n.id, n.vector_schema, n.key_type);
+    by_key text := format('visrec._similar_%s(%s, integer, jsonb, double precision, boolean)', n.id, n.key_type);
+    made text;
+BEGIN
+    SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
+    columns := (SELECT string_agg(format(', %I %s', c.name, format_type(c.type, -1)), '' ORDER BY c.n)
+                FROM unnest(a.columns, a.types) WITH ORDINALITY AS c (name, type, n) WHERE c.n = 2 OR c.n > 4);
+    ordering := format('%s %s %s', format(parts.expression, 't.' || n.vector), parts.operator, format(parts.expression, '$1'));
+    PERFORM visrec._drop_searches(attachment);
+
+    -- Not knowing k, the planner would rather sort the whole table than use the index.
+    EXECUTE format('CREATE FUNCTION visrec.%I(%s.vector, %s[], integer, OUT ids %s[], OUT distances double precision[]) '
+        'LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan SET enable_sort = off SET jit = off AS %L',
+        '_nearest_' || n.id, n.vector_schema, n.key_type, n.key_type,
+        CASE n.index_method WHEN 'none' THEN 'BEGIN END' ELSE format($body$
+#variable_conflict use_column
+<<search>>
+DECLARE
+    pool integer := %1$s;
+    breadth pg_catalog.text := pg_catalog.current_setting(%2$L, true);
+    iterative pg_catalog.text;
+    found_ids %3$s[];
+    found_distances double precision[];
+BEGIN
+    IF search.breadth IS NULL THEN      -- pgvector's library is not loaded yet in this session, and knows its settings
+        PERFORM visrec._cosine($1, $1);
+        search.breadth := pg_catalog.current_setting(%2$L);
+    END IF;
+    search.iterative := pg_catalog.current_setting(%4$L);
+    PERFORM pg_catalog.set_config(%4$L, %5$L, true),
+        pg_catalog.set_config(%2$L, GREATEST(search.breadth::integer, %6$s)::pg_catalog.text, true);
+    SELECT pg_catalog.array_agg(s.id ORDER BY s.d, s.id), pg_catalog.array_agg(s.d ORDER BY s.d, s.id)
+    INTO search.found_ids, search.found_distances
+    FROM (SELECT t.%7$s AS id, t.%8$s OPERATOR(%9$s.<=>) $1 AS d FROM %10$s AS t
+          WHERE t.%8$s IS NOT NULL AND NOT t.%7$s %11$s ANY ($2) ORDER BY %12$s LIMIT search.pool) AS s;
+    PERFORM pg_catalog.set_config(%4$L, search.iterative, true), pg_catalog.set_config(%2$L, search.breadth, true);
+    IF pg_catalog.cardinality(search.found_ids) OPERATOR(pg_catalog.=) search.pool AND (%13$s) THEN
+        ids := search.found_ids[:$3];
+        distances := search.found_distances[:$3];
+    END IF;
+END
+$body$, pool.pool, CASE pool.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END, n.key_type,
+            pool.scan || '.iterative_scan', CASE pool.scan WHEN 'hnsw' THEN 'strict_order' ELSE 'relaxed_order' END, pool.breadth,
+            n.key, n.vector, n.vector_schema, n."table", n.equals, ordering,
+            CASE WHEN n.index_method IN ('hnsw_binary', 'hnsw_reduced') THEN 'true' ELSE
+                'search.found_distances[$3] OPERATOR(pg_catalog.<>) search.found_distances[$3 OPERATOR(pg_catalog.+) 1]' END) END);
+
+    EXECUTE format('CREATE FUNCTION visrec.%I(%s, integer, jsonb, double precision, boolean) '
+        'RETURNS TABLE (id %s, similarity double precision%s) LANGUAGE plpgsql STABLE ROWS 10 AS %L',
+        '_similar_' || n.id, n.key_type, n.key_type, columns, format($body$
+#variable_conflict use_column
+<<search>>
+DECLARE
+    query %1$s.vector;
+    source pg_catalog.int8;
+    found pg_catalog.record;
+BEGIN
+    IF $3 IS NULL AND $4 IS NULL AND $2 OPERATOR(pg_catalog.>) 0 AND $2 OPERATOR(pg_catalog.<) 1000 THEN
+        -- All of the vector, as a copy: the one in the table would be fetched for each comparison.
+        SELECT %1$s.subvector(t.%2$s, 1, 16000), t.%3$s[1] INTO search.query, search.source
+        FROM %4$s AS t WHERE t.%5$s %6$s $1;
+        IF search.query IS NOT NULL AND (search.source IS NULL OR search.source OPERATOR(pg_catalog.=) 0
+            OR search.source OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.=) %7$s)
+        THEN
+            search.found := visrec.%8$I(search.query, ARRAY[$1], $2);
+            IF search.found.ids IS NOT NULL THEN
+                RETURN QUERY %9$s;
+                RETURN;
+            END IF;
+        END IF;
+    END IF;
+    RETURN QUERY SELECT * FROM visrec._similar(%10$s, $1, $2, $3, $4, $5) AS r (id %11$s, similarity double precision%12$s);
+END
+$body$, n.vector_schema, n.vector, n.source, n."table", n.key, n.equals, n.weights, '_nearest_' || n.id,
+            replace(replace(visrec._result_statement(n), '$1', 'search.found.ids'), '$2', 'search.found.distances'),
+            n.id, n.key_type, columns));
+
+    FOREACH made IN ARRAY ARRAY[by_vector, by_key] LOOP
+        EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION visrec', made);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', made);
+        EXECUTE format('COMMENT ON FUNCTION %s IS %L', made,
+            format('A search of %s whose statements are planned once a session.', visrec._label(n.relation)));
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._make_searches(integer) IS
+    'Makes visrec._nearest_<id> and visrec._similar_<id> of an attachment as it is now.';
+REVOKE ALL ON FUNCTION visrec._make_searches(integer) FROM PUBLIC;
+
+CREATE FUNCTION visrec._drop_searches(attachment integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    made regprocedure;
+BEGIN
+    FOR made IN SELECT p.oid::regprocedure FROM pg_proc AS p
+                WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname IN ('_nearest_' || attachment, '_similar_' || attachment) LOOP
+        EXECUTE format('DROP FUNCTION %s', made);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._drop_searches(integer) IS 'Drops the functions that visrec._make_searches made.';
+REVOKE ALL ON FUNCTION visrec._drop_searches(integer) FROM PUBLIC;
