@@ -94,7 +94,7 @@ BEGIN
     FOR made IN
         SELECT p.oid::regprocedure AS function FROM pg_proc AS p
         WHERE p.pronamespace = 'visrec'::regnamespace
-          AND (p.proname IN ('_table_' || OLD.id, '_trigger_' || OLD.id, '_nearest_' || OLD.id, '_similar_' || OLD.id) OR p.proname LIKE '\_project\_' || OLD.id || '\_%')
+          AND (p.proname IN ('_table_' || OLD.id, '_trigger_' || OLD.id) OR p.oid IN (SELECT visrec._searches(OLD.id)) OR p.proname LIKE '\_project\_' || OLD.id || '\_%')
     LOOP
         -- A trigger that its owner made with it, or an index: never a reason why a table cannot be dropped.
         BEGIN

@@ -31,18 +31,18 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
         ('recommend_', '', ARRAY['liked @key[]', 'disliked @key[] = ''{}''', 'k integer = 10', 'strategy text = ''mean''',
             'filter jsonb = NULL', 'max_distance double precision = NULL', 'diversity double precision = 0', 'toward text = NULL',
             'seen @key[] = ''{}''', 'liked_weights double precision[] = NULL', 'disliked_weights double precision[] = NULL',
-            'strict boolean = false'], '_recommend(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)', 'rows', true,
+            'strict boolean = false'], '_recommend(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)', 'rows', false,
          'k rows of %s for the taste that liked and disliked rows show, best first, without those and the seen ones. '
          'strategy: mean, session (liked in order of time) or best_score; diversity: 0 to 1; toward: a text to steer by; '
          'strict: an error instead of a NOTICE if no liked row has a vector.'),
         ('recommend_', '_weighted', ARRAY['weighted jsonb', 'k integer = 10', 'strategy text = ''mean''', 'filter jsonb = NULL',
             'max_distance double precision = NULL', 'diversity double precision = 0', 'toward text = NULL', 'seen @key[] = ''{}''',
-            'strict boolean = false'], '_recommend_weighted(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9)', 'rows', true,
+            'strict boolean = false'], '_recommend_weighted(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9)', 'rows', false,
          'k rows of %s as the other recommend function gives them, with a weight for each: [[key, weight], …], below 0 for a '
          'disliked one.'),
         ('recommend_', '_for', ARRAY['user_id @user', 'k integer = 10', 'strategy text = ''mean''', 'filter jsonb = NULL',
             'max_distance double precision = NULL', 'diversity double precision = 0', 'toward text = NULL', 'history integer = 50',
-            'strict boolean = false'], '_recommend_for(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9)', 'rows', true,
+            'strict boolean = false'], '_recommend_for(@id, $1, $2, $3, $4, $5, $6, $7, $8, $9)', 'rows', false,
          'k rows of %s for a user, by the latest (history) of the events named by visrec.attach_events, best first, without '
          'any that the user has events of.'),
         ('duplicates_', '', ARRAY['k integer = 5', 'max_distance double precision = 0.1'], '_duplicates(@id, $1, $2)', 'pairs', true,

@@ -90,9 +90,7 @@ BEGIN
         format(parts.expression, '$1'), pool)
     INTO found USING query, excluded, filter;
     PERFORM set_config(breadth, before[1], true), set_config(asked.scan || '.iterative_scan', before[2], true);
-    IF cardinality(found.ids) = pool AND (n.index_method IN ('hnsw_binary', 'hnsw_reduced')
-        OR found.distances[k] <> found.distances[k + 1])
-    THEN
+    IF cardinality(found.ids) = pool AND found.distances[k] <> found.distances[k + 1] THEN
         ids := found.ids[:k];
         distances := found.distances[:k];
     END IF;
@@ -189,7 +187,7 @@ BEGIN
         PERFORM visrec._other_model(attachment, query.key);
     ELSE
         found := visrec._nearest(n, query.vector, ARRAY[id], k, filter, max_distance);
-        RETURN QUERY EXECUTE visrec._result_statement(n) USING found.ids, found.distances;
+        RETURN QUERY EXECUTE format('SELECT * FROM visrec.%I($1, $2)', '_result_' || n.id) USING found.ids, found.distances;
     END IF;
 END
 $$;

@@ -76,7 +76,7 @@ BEGIN
         RAISE invalid_parameter_value USING
             MESSAGE = format('the number of weights (%s) is not the number of %s rows (%s)', cardinality(weights), what, cardinality(keys)),
             HINT = 'Give one weight for each row.';
-    ELSIF EXISTS (SELECT FROM unnest(weights) AS w WHERE (w BETWEEN 1e-9 AND 1e9) IS NOT TRUE) THEN
+    ELSIF weights IS NOT NULL AND EXISTS (SELECT FROM unnest(weights) AS w WHERE (w BETWEEN 1e-9 AND 1e9) IS NOT TRUE) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('the weights of the %s rows must be between 1e-9 and 1e9', what);
     END IF;
@@ -115,24 +115,8 @@ DECLARE
 BEGIN
     PERFORM visrec._check_weights(liked_weights, liked, 'liked');
     PERFORM visrec._check_weights(disliked_weights, disliked, 'disliked');
-    -- A key that comes twice counts once.
-    EXECUTE format($query$
-        SELECT array_agg(%1$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NULL),
-               array_agg(%1$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NOT NULL AND t.%3$s IS NULL),
-               min(%1$s) FILTER (WHERE t.%3$s IS NOT NULL AND t.%4$s[1] <> 0 AND t.%4$s[1] >> 32 <> $5),
-               array_agg(t.%3$s ORDER BY u.n) FILTER (WHERE u.liked AND t.%3$s IS NOT NULL),
-               array_agg(u.w ORDER BY u.n) FILTER (WHERE u.liked AND t.%3$s IS NOT NULL),
-               array_agg(t.%3$s ORDER BY u.n) FILTER (WHERE NOT u.liked AND t.%3$s IS NOT NULL),
-               array_agg(u.w ORDER BY u.n) FILTER (WHERE NOT u.liked AND t.%3$s IS NOT NULL)
-        FROM (SELECT i.id, i.liked, coalesce(min(i.w), 1) AS w, min(i.n) AS n
-              FROM (SELECT l.id, l.w, true, l.n FROM unnest($1, $2) WITH ORDINALITY AS l (id, w, n)
-                    UNION ALL
-                    SELECT d.id, d.w, false, d.n FROM unnest($3, $4) WITH ORDINALITY AS d (id, w, n)
-                   ) AS i (id, w, liked, n) GROUP BY i.id, i.liked) AS u
-        LEFT JOIN %5$s AS t ON t.%2$s %6$s u.id
-        $query$, visrec._key_expression('u.id', n.key_oid), n.key, n.vector, n.source, n."table", n.equals)
-    INTO missing, bare, other, likes, like_weights, dislikes, dislike_weights
-    USING liked, liked_weights, disliked, disliked_weights, n.weights;
+    EXECUTE format('SELECT * FROM visrec.%I($1, $2, $3, $4)', '_inputs_' || n.id)
+    INTO missing, bare, other, likes, like_weights, dislikes, dislike_weights USING liked, liked_weights, disliked, disliked_weights;
     IF other IS NOT NULL THEN
         PERFORM visrec._other_model(n.id, other);
     ELSIF likes IS NULL THEN

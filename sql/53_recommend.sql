@@ -147,7 +147,7 @@ DECLARE
 BEGIN
     found := visrec._recommended(n, liked, disliked, k, strategy, filter, max_distance, diversity, toward, seen, liked_weights,
         disliked_weights, strict);
-    RETURN QUERY EXECUTE visrec._result_statement(n) USING found.ids, found.distances;
+    RETURN QUERY EXECUTE format('SELECT * FROM visrec.%I($1, $2)', '_result_' || n.id) USING found.ids, found.distances;
 END
 $$;
 COMMENT ON FUNCTION visrec._recommend(integer, anyarray, anyarray, integer, text, jsonb, double precision, double precision, text,

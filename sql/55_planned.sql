@@ -1,5 +1,5 @@
 -- Searches that are planned once a session. visrec._nearest and visrec._similar write their statements anew for each call,
--- and planning those takes as long as running them. So each attachment has two functions in schema visrec, of the same
+-- and planning those takes as long as running them. So each attachment has a few functions in schema visrec, of the same
 -- statements with its names in them, which the common case goes through: no filter, and what the index finds will do.
 -- They are made by the trigger of visrec.attachment, and anew whenever the attachment is written.
 
@@ -31,9 +31,7 @@ DECLARE
     parts record := visrec._index_parts(n);
     pool record := visrec._index_pool(n);
     ordering text;
-    by_vector text := format('visrec._nearest_%s(%s.vector, %s[], integer)', n.id, n.vector_schema, n.key_type);
-    by_key text := format('visrec._similar_%s(%s, integer, jsonb, double precision, boolean)', n.id, n.key_type);
-    made text;
+    made regprocedure;
 BEGIN
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
     columns := (SELECT string_agg(format(', %I %s', c.name, format_type(c.type, -1)), '' ORDER BY c.n)
@@ -108,25 +106,63 @@ $body$, n.vector_schema, n.vector, n.source, n."table", n.key, n.equals, n.weigh
             replace(replace(visrec._result_statement(n), '$1', 'search.found.ids'), '$2', 'search.found.distances'),
             n.id, n.key_type, columns));
 
-    FOREACH made IN ARRAY ARRAY[by_vector, by_key] LOOP
+    EXECUTE format('CREATE FUNCTION visrec.%I(%s[], double precision[]) RETURNS TABLE (id %s, similarity double precision%s) '
+        'LANGUAGE plpgsql STABLE ROWS 10 AS %L', '_result_' || n.id, n.key_type, n.key_type, columns,
+        format(E'\n#variable_conflict use_column\nBEGIN\n    RETURN QUERY %s;\nEND\n', visrec._result_statement(n)));
+
+    -- A key that comes twice counts once.
+    EXECUTE format('CREATE FUNCTION visrec.%I(%s[], double precision[], %s[], double precision[], OUT missing text[], OUT bare text[], '
+        'OUT other text, OUT likes %s.vector[], OUT like_weights double precision[], OUT dislikes %s.vector[], '
+        'OUT dislike_weights double precision[]) LANGUAGE plpgsql STABLE AS %L', '_inputs_' || n.id, n.key_type, n.key_type,
+        n.vector_schema, n.vector_schema, format($body$
+#variable_conflict use_column
+BEGIN
+    SELECT pg_catalog.array_agg(%1$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NULL),
+           pg_catalog.array_agg(%1$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NOT NULL AND t.%3$s IS NULL),
+           pg_catalog.min(%1$s) FILTER (WHERE t.%3$s IS NOT NULL AND t.%4$s[1] OPERATOR(pg_catalog.<>) 0
+               AND t.%4$s[1] OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.<>) %5$s),
+           pg_catalog.array_agg(t.%3$s ORDER BY u.n) FILTER (WHERE u.liked AND t.%3$s IS NOT NULL),
+           pg_catalog.array_agg(u.w ORDER BY u.n) FILTER (WHERE u.liked AND t.%3$s IS NOT NULL),
+           pg_catalog.array_agg(t.%3$s ORDER BY u.n) FILTER (WHERE NOT u.liked AND t.%3$s IS NOT NULL),
+           pg_catalog.array_agg(u.w ORDER BY u.n) FILTER (WHERE NOT u.liked AND t.%3$s IS NOT NULL)
+    INTO missing, bare, other, likes, like_weights, dislikes, dislike_weights
+    FROM (SELECT i.id, i.liked, coalesce(pg_catalog.min(i.w), 1) AS w, pg_catalog.min(i.n) AS n
+          FROM (SELECT l.id, l.w, true, l.n
+                FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS l (id, w, n)
+                UNION ALL SELECT d.id, d.w, false, d.n
+                FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) WITH ORDINALITY AS d (id, w, n)
+               ) AS i (id, w, liked, n) GROUP BY i.id, i.liked) AS u
+    LEFT JOIN %6$s AS t ON t.%2$s %7$s u.id;
+END
+$body$, visrec._key_expression('u.id', n.key_oid), n.key, n.vector, n.source, n.weights, n."table", n.equals));
+
+    FOR made IN SELECT visrec._searches(attachment) LOOP
         EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION visrec', made);
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', made);
         EXECUTE format('COMMENT ON FUNCTION %s IS %L', made,
-            format('A search of %s whose statements are planned once a session.', visrec._label(n.relation)));
+            format('For searches of %s: statements that are planned once a session.', visrec._label(n.relation)));
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION visrec._make_searches(integer) IS
-    'Makes visrec._nearest_<id> and visrec._similar_<id> of an attachment as it is now.';
+    'Makes an attachment''s planned searches, as it is now: visrec._nearest_<id>, by a vector, without the excluded keys (NULLs '
+    'where visrec._nearest must look closer); visrec._similar_<id>, by a key; visrec._result_<id>, the columns that searches '
+    'return, of keys and distances; and visrec._inputs_<id>, the vectors of liked and disliked rows.';
 REVOKE ALL ON FUNCTION visrec._make_searches(integer) FROM PUBLIC;
+
+CREATE FUNCTION visrec._searches(attachment integer) RETURNS SETOF regprocedure
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.oid::regprocedure FROM pg_proc AS p, unnest('{nearest,similar,result,inputs}'::text[]) AS s (name)
+    WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = format('_%s_%s', s.name, attachment)
+$$;
+COMMENT ON FUNCTION visrec._searches(integer) IS 'The functions that visrec._make_searches made.';
 
 CREATE FUNCTION visrec._drop_searches(attachment integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     made regprocedure;
 BEGIN
-    FOR made IN SELECT p.oid::regprocedure FROM pg_proc AS p
-                WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname IN ('_nearest_' || attachment, '_similar_' || attachment) LOOP
+    FOR made IN SELECT visrec._searches(attachment) LOOP
         EXECUTE format('DROP FUNCTION %s', made);
     END LOOP;
 END

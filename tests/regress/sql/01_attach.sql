@@ -18,20 +18,41 @@ SELECT visrec.attach('posts', model => 'pixels', show_columns => '{title}');
 SELECT * FROM visrec.attached;
 SELECT * FROM visrec.coverage('posts');
 
--- Again: the same, also with other columns to show.
+-- Again: what is not named stays as it is.
 SELECT visrec.attach('posts', model => 'pixels');
 SELECT visrec.attach('posts', model => 'pixels', on_error => 'raise');
+SELECT on_error, show_columns FROM visrec.attached;
+SELECT visrec.attach('posts', show_columns => '{}');
 \df similar_posts
 SELECT on_error, show_columns FROM visrec.attached;
 SELECT count(*) AS indexes FROM pg_index WHERE indrelid = 'posts'::regclass;
 
--- A rename: rows keep being embedded; attach gives the functions their new name.
+-- A rename: the attachment follows, and its functions keep their name. For another it is attached anew.
 ALTER TABLE posts RENAME TO articles;
 SET client_min_messages = warning;
+SELECT visrec.attach('articles');
+SELECT relation, name, problem FROM visrec.attached;
+CREATE VIEW made AS SELECT p.oid::regprocedure AS function FROM pg_proc AS p
+WHERE p.proname ~ '_(posts|articles|plain)' ORDER BY p.oid::regprocedure::text COLLATE "C";
+SELECT * FROM made;
+SELECT visrec.detach('articles');
 SELECT visrec.attach('articles', model => 'pixels');
-\df *posts
-\df *articles
+SELECT relation, name, problem FROM visrec.attached;
+SELECT * FROM made;
+
+-- Two attachments of one table: another image column, or another model.
+ALTER TABLE articles ADD back text;
+SELECT visrec.attach('articles', image_column => 'back', model => 'pixels', name => 'backs');
+SELECT visrec.attach('articles', image_column => 'back', vector_column => 'back_vector', model => 'pixels', name => 'backs');
+SELECT relation, name, image_column, vector_column FROM visrec.attached ORDER BY name;
+SELECT p.oid::regprocedure AS function FROM pg_proc AS p WHERE p.proname ~ '_backs' ORDER BY p.oid::regprocedure::text COLLATE "C";
+SELECT state, rows FROM visrec.coverage('articles') WHERE rows > 0;
+SELECT state, rows FROM visrec.coverage('articles', 'backs') WHERE rows > 0;
+SELECT visrec.coverage('articles', 'fronts');
+SELECT visrec.detach('articles', name => 'backs');
+SELECT relation, name FROM visrec.attached;
 DROP TABLE articles;
+SELECT * FROM made;
 
 -- What cannot be attached: an error with a hint, and nothing half-made.
 CREATE TABLE plain (id bigint PRIMARY KEY, image_path text, size integer, small vector(3));
@@ -54,6 +75,7 @@ SELECT visrec.attach('plain', model => 'pixels', vector_column => 'id');
 SELECT visrec.attach('plain', model => 'pixels', show_columns => '{nothing}');
 SELECT visrec.attach('plain', model => 'pixels', show_columns => '{id}');
 SELECT visrec.attach('plain', model => 'pixels', show_columns => '{size,size}');
+SELECT visrec.attach('plain', model => 'pixels', name => '');
 SELECT visrec.attach('plain', model => 'pixels', mode => 'queue');
 SELECT visrec.attach('plain', model => 'pixels', mode => 'never');
 SELECT visrec.attach('plain', model => 'pixels', on_error => 'ignore');
@@ -61,7 +83,7 @@ CREATE FUNCTION similar_plain(id bigint, k integer, filter jsonb) RETURNS text L
 SELECT visrec.attach('plain', model => 'pixels');
 DROP FUNCTION similar_plain;
 \d plain
-\df *plain
+SELECT * FROM made;
 SELECT visrec.detach('plain');
 SELECT * FROM visrec.coverage('plain');
 CALL visrec.backfill('plain');
@@ -73,7 +95,7 @@ SELECT visrec.detach('plain');
 SELECT visrec.attach('plain', model => 'pixels');
 SELECT visrec.detach('plain', drop_vectors => true);
 \d plain
-\df *plain
+SELECT * FROM made;
 
 -- An index of one's own serves, and stays.
 CREATE TABLE indexed (id bigint PRIMARY KEY, image_path text, content_vector vector(512));
@@ -86,6 +108,8 @@ SELECT visrec.detach('indexed');
 SELECT visrec.attach('plain', model => 'pixels');
 DROP EXTENSION visrec;
 \d plain
-\df *plain
+SELECT * FROM made;
+SELECT nspname FROM pg_namespace WHERE nspname = 'visrec';
 INSERT INTO plain VALUES (1, 'still.jpg');
+DROP VIEW made;
 DROP TABLE plain, no_key, two_keys, indexed CASCADE;

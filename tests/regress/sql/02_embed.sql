@@ -39,7 +39,7 @@ UPDATE swatch SET image = '\x00' WHERE id = 7;
 SELECT content_vector IS NULL AS "no vector of the image before" FROM swatch WHERE id = 7;
 UPDATE swatch SET image = NULL WHERE id IN (7, 8);
 SELECT * FROM visrec.coverage('swatch');
-SELECT count(*) AS queued FROM visrec.queue;
+SELECT count(*) AS marked FROM swatch WHERE content_vector IS NULL AND content_vector_source IS NOT NULL AND image IS NOT NULL;
 
 -- ON CONFLICT DO UPDATE, and a vector that comes with the row.
 INSERT INTO swatch VALUES (7, picture('10e010'), 'green'), (9, picture('108010'), 'dark green')
@@ -65,7 +65,7 @@ UPDATE swatch SET image = '\x01' WHERE id = 1;
 ROLLBACK TO s;
 COMMIT;
 SELECT count(*) AS failures FROM visrec.failure;
-SELECT count(*) AS queued FROM visrec.queue;
+SELECT count(*) AS marked FROM swatch WHERE content_vector IS NULL AND content_vector_source IS NOT NULL AND image IS NOT NULL;
 SELECT content_vector IS NOT NULL AS kept FROM swatch WHERE id = 1;
 
 -- retry, when what failed can be embedded meanwhile.
@@ -73,7 +73,7 @@ INSERT INTO swatch VALUES (20, picture('808080'), 'grey');
 ALTER TABLE swatch DISABLE TRIGGER USER;
 UPDATE swatch SET content_vector = NULL WHERE id = 20;
 ALTER TABLE swatch ENABLE TRIGGER USER;
-INSERT INTO visrec.failure (relation, row_id, code, message) VALUES ('swatch', '20', 'unreadable', 'for a while');
+INSERT INTO visrec.own_failed_row (attachment, row_id, code, message) SELECT id, '20', 'unreadable', 'for a while' FROM visrec.attachment;
 SELECT visrec.retry('swatch');
 SELECT state, rows FROM visrec.coverage('swatch') WHERE rows > 0;
 

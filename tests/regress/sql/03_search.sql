@@ -12,21 +12,22 @@ SELECT visrec.attach('items', model => 'pixels');
 ANALYZE items;
 RESET client_min_messages;
 
--- The statement inside the function, with the function's own settings.
-CREATE FUNCTION plan(function regprocedure, k integer) RETURNS SETOF text LANGUAGE plpgsql AS $$
+-- The indexes that a statement scans.
+CREATE FUNCTION scanned(statement text) RETURNS SETOF name LANGUAGE plpgsql AS $$
 DECLARE
-    query text := (SELECT substring(prosrc FROM 'RETURN QUERY\s+(SELECT t\.[^;]*);') FROM pg_proc WHERE oid = function);
-    line text;
+    before jsonb := (SELECT jsonb_object_agg(x.indexrelid, pg_stat_get_xact_numscans(x.indexrelid)) FROM pg_index AS x
+                     WHERE x.indrelid = 'items'::regclass);
 BEGIN
-    query := replace(query, 'visrec_query', (SELECT quote_literal(content_vector) FROM items WHERE id = 1) || '::vector');
-    FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || replace(replace(replace(query, 'LIMIT $2', 'LIMIT ' || k), '$1', '1'),
-        '$4', 'NULL::float8') LOOP
-        RETURN NEXT regexp_replace(line, '''\[.*\]''', '…');
-    END LOOP;
+    EXECUTE statement;
+    RETURN QUERY SELECT c.relname FROM pg_index AS x JOIN pg_class AS c ON c.oid = x.indexrelid
+        WHERE x.indrelid = 'items'::regclass AND NOT x.indisprimary
+          AND pg_stat_get_xact_numscans(x.indexrelid) > (before ->> x.indexrelid::text)::bigint;
 END
 $$;
-SELECT plan('similar_items(bigint,integer,jsonb,double precision)', 10);
-SELECT unnest(proconfig) FROM pg_proc WHERE oid = 'similar_items(bigint,integer,jsonb,double precision)'::regprocedure;
+SELECT scanned('SELECT FROM similar_items(1, 10)');
+SELECT scanned('SELECT FROM similar_items(1, 10, max_distance => 0.5)');
+SELECT scanned('SELECT FROM recommend_items(''{1,2}'', ''{3}'')');
+SELECT scanned('SELECT FROM similar_items(1, 5000)');
 
 -- Best first, itself excluded, and the same rows as an exact search finds.
 SELECT array_agg(id = ANY (ARRAY(
@@ -58,6 +59,8 @@ SELECT * FROM similar_items(-1);
 SELECT * FROM similar_items(NULL);
 SELECT * FROM similar_items(7, 5, '{"category": "shoes"}');
 SELECT * FROM similar_items(2000);
+SELECT * FROM similar_items(2000, strict => true);
+SELECT * FROM similar_items(-1, strict => true);
 SELECT * FROM similar_items(2001);
 
 -- In a join, laterally, by name
@@ -65,5 +68,5 @@ SELECT i.id, count(s.id) FROM items AS i LEFT JOIN LATERAL similar_items(id => i
 WHERE i.id < 4 GROUP BY i.id ORDER BY i.id;
 
 DROP TABLE items;
-DROP FUNCTION plan;
+DROP FUNCTION scanned;
 DROP EXTENSION visrec;

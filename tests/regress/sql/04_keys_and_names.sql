@@ -80,15 +80,16 @@ SELECT id FROM similar_posts(1);
 SELECT visrec.detach('posts');
 SELECT id FROM shop.similar_posts(1);
 
--- A new table takes over an old one's name: neither loses its vectors.
+-- A new table takes over an old one's name: neither loses its vectors nor its functions.
 ALTER TABLE shop.posts RENAME TO old_posts;
 CREATE TABLE shop.posts (id integer PRIMARY KEY, photo bytea);
 SELECT visrec.attach('shop.posts', image_column => 'photo', model => 'pixels');
-SELECT visrec.attach('shop.old_posts', image_column => 'image', model => 'pixels');
-SELECT visrec.attach('shop.posts', image_column => 'photo', model => 'pixels');
+SELECT visrec.attach('shop.posts', image_column => 'photo', model => 'pixels', name => 'new_posts');
 INSERT INTO shop.posts VALUES (1, picture('e01010'));
 INSERT INTO shop.old_posts VALUES (3, picture('e01010'));
-SELECT id FROM shop.similar_old_posts(3);
+SELECT id FROM shop.similar_posts(3);
+SELECT count(content_vector) FROM shop.posts;
+SELECT relation, name FROM visrec.attached ORDER BY name;
 DROP SCHEMA shop CASCADE;
 DROP TABLE posts;
 

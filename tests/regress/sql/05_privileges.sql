@@ -21,6 +21,12 @@ WHERE p.pronamespace = 'visrec'::regnamespace
   AND (p.prosecdef OR NOT coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false))
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 
+-- Nobody but the extension's owner calls what runs with its rights, or what is called by triggers alone.
+SELECT p.oid::regprocedure AS "SECURITY DEFINER", p.proacl FROM pg_proc AS p
+WHERE p.pronamespace = 'visrec'::regnamespace AND p.prosecdef ORDER BY p.oid::regprocedure::text COLLATE "C";
+SELECT c.relname, a.privilege_type AS "PUBLIC may" FROM pg_class AS c, aclexplode(c.relacl) AS a
+WHERE c.relnamespace = 'visrec'::regnamespace AND a.grantee = 0 ORDER BY 1, 2;
+
 -- A role needs a grant to attach, and the owner's rights on the table.
 SET ROLE regress_visrec_owner;
 CREATE TABLE shop.posts (id integer PRIMARY KEY, image bytea);
@@ -35,6 +41,10 @@ SELECT visrec.set('image_roots', '/');
 SELECT visrec.register_model('mine', '/tmp');
 INSERT INTO visrec.model (name, directory, dimension, fingerprint) VALUES ('mine', '/tmp', 512, 'x');
 INSERT INTO visrec.setting_value VALUES ('image_roots', '/');
+UPDATE visrec.attachment SET model = 'clip-ViT-B-32';
+UPDATE visrec.own_attachment SET relation = 'pg_class';
+UPDATE visrec.own_attachment SET columns = '{id,id,content_vector,content_vector_source}';
+UPDATE visrec.own_attachment SET id = 4711;
 CREATE TABLE shop.lists (id integer PRIMARY KEY, image bytea);
 RESET ROLE;
 CREATE TABLE public.others (id integer PRIMARY KEY, image bytea);
@@ -50,22 +60,27 @@ SELECT id FROM shop.similar_posts(1);
 SELECT id FROM shop.similar_posts(3);
 SELECT row_id, code FROM visrec.failure;
 UPDATE shop.posts SET image = NULL;
-DELETE FROM visrec.failure RETURNING row_id;
+DELETE FROM visrec.failed_row;
+DELETE FROM visrec.own_failed_row RETURNING row_id;
+DELETE FROM visrec.own_attachment RETURNING id;
 SELECT visrec.retry('shop.posts');
 CALL visrec.backfill('shop.posts');
 SELECT visrec.detach('shop.posts');
 SELECT visrec.embed_image('x.jpg', 'pixels');
-SELECT visrec._write_vectors('shop.posts'::regclass, '{}', '{}');
+SELECT visrec._python_embed_rows('', '{}', false, false);
+SELECT visrec._table_1('coverage', '{}');
 
 -- A stranger sees nothing of it.
 SET ROLE regress_visrec_stranger;
 SELECT count(*) FROM visrec.failure;
 SELECT * FROM shop.similar_posts(1);
 SELECT * FROM visrec.coverage('shop.posts');
-INSERT INTO visrec.failure (relation, row_id, code, message) VALUES ('shop.posts', '1', 'missing', 'a lie');
-INSERT INTO visrec.queue VALUES ('shop.posts', '1');
+SELECT * FROM visrec.failures('shop.posts');
+INSERT INTO visrec.own_failed_row (attachment, row_id, code, message) VALUES (1, '1', 'missing', 'a lie');
+INSERT INTO visrec.failed_row (attachment, row_id, code, message) VALUES (1, '1', 'missing', 'a lie');
+INSERT INTO visrec.own_attachment SELECT * FROM visrec.attachment;
 CREATE TEMP TABLE bait (id integer PRIMARY KEY, image bytea);
-CREATE TRIGGER visrec_insert AFTER INSERT ON bait FOR EACH STATEMENT EXECUTE FUNCTION shop.visrec_embed_posts();
+CREATE TRIGGER visrec_insert AFTER INSERT ON bait FOR EACH STATEMENT EXECUTE FUNCTION visrec._trigger_1();
 
 -- Row-level security of the table holds in the search.
 RESET ROLE;
@@ -82,7 +97,7 @@ SELECT visrec.revoke_access('regress_visrec_owner');
 SET client_min_messages = notice;
 SELECT visrec.attach('shop.lists', image_column => 'image', model => 'pixels');
 SET client_min_messages = warning;
-SELECT proname, proowner::regrole, prosecdef FROM pg_proc WHERE proname LIKE '%\_lists' ORDER BY 1;
+SELECT proname, proowner::regrole, prosecdef, proacl FROM pg_proc WHERE proname ~ ('_lists|_table_|_trigger_|^_nearest_') ORDER BY 1;
 INSERT INTO shop.lists VALUES (1, public.picture('e01010'));
 SELECT state, rows FROM visrec.coverage('shop.lists') WHERE rows > 0;
 

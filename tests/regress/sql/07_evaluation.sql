@@ -11,12 +11,12 @@ INSERT INTO items (id, label, content_vector) VALUES
     (1, 'a', direction(0)), (2, 'a', direction(10)), (3, 'b', direction(21)), (4, 'a', direction(33)),
     (5, 'b', direction(46)), (6, 'c', direction(60)), (7, NULL, direction(75)), (8, 'a', NULL);
 RESET client_min_messages;
-CREATE FUNCTION evaluated(label name, k integer[] DEFAULT '{1,3}', sample integer DEFAULT NULL) RETURNS TABLE
-    (category text, k integer, queries bigint, p numeric, r numeric, map numeric, ndcg numeric, hit numeric)
+CREATE FUNCTION evaluated(label_column name, k integer[] DEFAULT '{1,3}', sample integer DEFAULT NULL) RETURNS TABLE
+    (label text, k integer, queries bigint, p numeric, r numeric, map numeric, ndcg numeric, hit numeric)
 LANGUAGE sql AS $$
-    SELECT category, e.k, queries, round("precision"::numeric, 4), round(recall::numeric, 4), round(e.map::numeric, 4),
+    SELECT e.label, e.k, queries, round("precision"::numeric, 4), round(recall::numeric, 4), round(e.map::numeric, 4),
            round(e.ndcg::numeric, 4), round(hit_rate::numeric, 4)
-    FROM visrec.evaluate('items', label, $2, sample) AS e
+    FROM visrec.evaluate('items', label_column, $2, sample) AS e
 $$;
 
 -- By hand. Of label a, 1 and 2 find a, b, a; 4 finds b, b, a. Of b, 3 finds a, a, a; 5 finds a, c, b.
@@ -25,21 +25,21 @@ $$;
 -- (0 + 1/3) / 2, (0 + 0.5) / 2. 6 is alone with c, 7 has no label, 8 no vector.
 SELECT * FROM evaluated('label');
 -- More than the table has: precision is divided by k all the same. Each k once.
-SELECT * FROM evaluated('label', '{100,3,3}') WHERE category IS NULL;
+SELECT * FROM evaluated('label', '{100,3,3}') WHERE label IS NULL;
 -- The largest k makes no difference to the others.
-SELECT * FROM evaluated('label', '{3}') WHERE category IS NULL;
-SELECT sum(queries) FROM evaluated('label', '{1}', 2) WHERE category IS NOT NULL;
-SELECT count(DISTINCT e.*) FROM generate_series(1, 5), evaluated('label', '{3}', 3) AS e WHERE category IS NULL;
+SELECT * FROM evaluated('label', '{3}') WHERE label IS NULL;
+SELECT sum(queries) FROM evaluated('label', '{1}', 2) WHERE label IS NOT NULL;
+SELECT count(DISTINCT e.*) FROM generate_series(1, 5), evaluated('label', '{3}', 3) AS e WHERE label IS NULL;
 SELECT array_agg(id ORDER BY sha256(convert_to(id::text, 'UTF8'))) FROM items WHERE label < 'c' AND id < 8;
-SELECT category, queries FROM evaluated('label', '{3}', 3);
+SELECT label, queries FROM evaluated('label', '{3}', 3);
 -- Labels of other types, where equal ones may be written in several ways.
 ALTER TABLE items ADD price numeric, ADD day date, ADD flag boolean, ADD tags text[];
 UPDATE items SET price = CASE id WHEN 1 THEN 1.0 ELSE 1.00 END, day = '2026-02-03', flag = id < 4, tags = ARRAY[label];
 SET datestyle = 'German';
-SELECT category, queries, p FROM evaluated('price', '{1}');
-SELECT category, queries, p FROM evaluated('day', '{1}');
-SELECT category, queries, p FROM evaluated('flag', '{1}');
-SELECT category, queries, p FROM evaluated('tags', '{1}');
+SELECT label, queries, p FROM evaluated('price', '{1}');
+SELECT label, queries, p FROM evaluated('day', '{1}');
+SELECT label, queries, p FROM evaluated('flag', '{1}');
+SELECT label, queries, p FROM evaluated('tags', '{1}');
 RESET datestyle;
 
 -- Recall: all is found; then by a function that never finds row 1, which only row 2 has as its nearest.
@@ -56,7 +56,7 @@ RETURNS SETOF record LANGUAGE sql AS $$
 $$;
 SELECT queries, recall = 6 / 7::float AS six_of_seven, worst FROM visrec.recall('items', 1);
 SELECT queries, round(recall::numeric, 4) AS recall, worst FROM visrec.recall('items', 6);
-SELECT p, r FROM evaluated('label', '{1}') WHERE category = 'a';        -- 1 finds 2; 2 finds 3, no more 1; 4 finds 3
+SELECT p, r FROM evaluated('label', '{1}') WHERE label = 'a';        -- 1 finds 2; 2 finds 3, no more 1; 4 finds 3
 -- Of rows as near as each other, either is right; a vector without a direction is nobody's neighbour.
 DELETE FROM items WHERE id > 4;
 UPDATE items SET content_vector = direction((id - 2) * 10);     -- 1 at -10 degrees, 2 at 0, 3 at 10
@@ -108,7 +108,7 @@ SELECT * FROM visrec.evaluate_taste('"Odd ""table"', 'events');
 INSERT INTO "Odd ""table" ("Key", "The label", content_vector)
 VALUES ('x @key@', '''', direction(0)), ('$1', '''', direction(1)), ('''', '%', direction(2));
 SELECT queries, recall FROM visrec.recall('"Odd ""table"');
-SELECT category, queries, "precision" FROM visrec.evaluate('"Odd ""table"', 'The label', '{1}');
+SELECT label, queries, "precision" FROM visrec.evaluate('"Odd ""table"', 'The label', '{1}');
 
 -- Bad input
 SELECT * FROM visrec.recall('events');
@@ -141,7 +141,7 @@ SELECT * FROM visrec.evaluate_taste('items', 'events', strategies => '{}');
 SELECT * FROM visrec.evaluate_taste('items', 'events', strategies => '{mean,median}');
 -- A vector of another model, and functions that are not there
 BEGIN;
-UPDATE items SET content_vector_source = (visrec._weights('other') << 32) WHERE id = 3;
+UPDATE items SET content_vector_source = ARRAY[visrec._weights('other') << 32, NULL] WHERE id = 3;
 SAVEPOINT other;
 SELECT * FROM visrec.recall('items');
 ROLLBACK TO other;

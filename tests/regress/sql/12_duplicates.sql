@@ -30,10 +30,10 @@ SELECT id_a, id_b, kind FROM visrec.duplicates('swatch') WHERE '8' IN (id_a, id_
 SELECT id_a, id_b, kind FROM visrec.duplicates('swatch') WHERE '8' NOT IN (id_a, id_b);
 
 -- The same pairs of rows are drawn each time.
-SELECT visrec._random_similarities('swatch', visrec._attachment('swatch')) =
-       visrec._random_similarities('swatch', visrec._attachment('swatch')) AS same,
-       cardinality(visrec._random_similarities('swatch', visrec._attachment('swatch'))) AS all_pairs,
-       cardinality(visrec._random_similarities('swatch', visrec._attachment('swatch'), 5)) AS some_pairs;
+SELECT visrec._random_similarities(visrec._resolve(visrec._find('swatch'))) =
+       visrec._random_similarities(visrec._resolve(visrec._find('swatch'))) AS same,
+       cardinality(visrec._random_similarities(visrec._resolve(visrec._find('swatch')))) AS all_pairs,
+       cardinality(visrec._random_similarities(visrec._resolve(visrec._find('swatch')), 5)) AS some_pairs;
 
 -- Other types of key, and names that need quotes
 CREATE TABLE "Odd ""Table""" ("the @key@" timestamptz PRIMARY KEY, "Image" bytea);
@@ -41,11 +41,13 @@ SELECT visrec.attach('"Odd ""Table"""', image_column => 'Image', model => 'pixel
 INSERT INTO "Odd ""Table""" VALUES ('2026-01-02 12:00Z', ring(12, 3)), ('2026-01-01 12:00Z', ring(12, 3));
 SELECT id_a, id_b, kind, percentile FROM visrec.duplicates('"Odd ""Table"""');
 
+SELECT id_a, id_b, kind FROM "duplicates_Odd ""Table"""();       -- with keys of their own type
+
 -- Bad input
 SELECT visrec.duplicates('swatch', k => 0);
 SELECT visrec.duplicates('swatch', max_distance => -1);
 SELECT visrec.duplicates('pg_class');
-UPDATE swatch SET content_vector_source = 0 WHERE id = 5;
+UPDATE swatch SET content_vector_source = '{1,NULL}' WHERE id = 5;
 SELECT visrec.duplicates('swatch');
 
 -- For the table's owner, with access

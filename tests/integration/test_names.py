@@ -1,0 +1,377 @@
+"""Names of every kind: of columns, tables, schemas, attachments and roles."""
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from .conftest import coverage, notices
+
+# Names of visrec's own statements, of their parameters and aliases, and those that need quoting.
+NAMES = [
+    "visrec_query", "visrec_pool", "visrec_ids", "ids", "distances", "new_rows", "n", "d", "v", "key", "source",
+    "$1", "$2", "$3", "t", "r", "f", "s", "u", "e", "i", "id", "k", "filter", "similarity", "position", "user", "select",
+    'weird "" name', 'weird " name', "%s", "%1$s", "%I", "%%", "{}", "a.b", "Ünïcode", "back\\slash", "it's", " ", "x;--",
+]  # fmt: skip
+RESERVED = {"id", "k", "filter", "similarity"}  # arguments and results of the search functions
+
+
+def named(template, *names, **more):
+    """A statement with quoted identifiers."""
+    parts = {key: sql.Identifier(value) for key, value in more.items()}
+    return sql.SQL(template).format(*(sql.Identifier(name) for name in names), **parts)
+
+
+def regclass(*names):
+    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=repr)
+def test_columns_that_are_there_or_come_later(posts, paths, name):
+    """A column of any name that visrec has nothing to do with breaks no statement of visrec's."""
+    posts.execute("INSERT INTO posts SELECT n, p FROM unnest(%s::text[]) WITH ORDINALITY AS u (p, n)", (paths[:4],))  # fmt: skip  # noqa: E501
+    if name == "id":
+        posts.execute("ALTER TABLE posts RENAME id TO number")
+    for kind in ("bigint[]", "text"):  # of a type that such a name could be taken for, and another
+        posts.execute(named(f"ALTER TABLE posts ADD COLUMN {{}} {kind}", name))
+        use_everything(posts, "posts", paths)
+        posts.execute(named("ALTER TABLE posts DROP COLUMN {}", name))
+
+
+def use_everything(db, table, paths):
+    """Each statement of visrec's that names rows: those of four pictures."""
+    key, image, shown = db.execute(
+        "SELECT key_column, image_column, show_columns FROM visrec.attached WHERE relation = %s::regclass",  # noqa: E501
+        (table,),
+    ).fetchone()
+    name = db.execute("SELECT relname FROM pg_class WHERE oid = %s::regclass", (table,)).fetchone()[0]  # noqa: E501
+    schema = db.execute("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = %s::regclass", (table,)).fetchone()[0]  # fmt: skip  # noqa: E501
+    relation = sql.SQL("{}::regclass").format(sql.Literal(table))
+
+    def function(pattern):
+        return sql.SQL(schema.replace("{", "{{").replace("}", "}}")) + sql.SQL(".") + sql.Identifier(pattern.replace("@", name))  # fmt: skip  # noqa: E501
+
+    def run(statement, *names, **parts):
+        made = sql.SQL(statement).format(
+            *map(sql.Identifier, names), table=sql.SQL(table.replace("{", "{{").replace("}", "}}")), relation=relation, **parts  # fmt: skip  # noqa: E501
+        )
+        return db.execute(made)
+
+    assert coverage(db, table) == {"embedded": 4}
+    for statement in ("{f}(1)", "{f}(1, 2, '{{}}', 2)", "{f}(1, strict => true)"):
+        found = run("SELECT * FROM " + statement, f=function("similar_@"))
+        assert [c.name for c in found.description] == ["id", "similarity", image, *shown]
+        assert len(found.fetchall()) == (2 if "2," in statement else 3)
+    for strategy in ("mean", "session", "best_score"):
+        found = run(
+            "SELECT * FROM {f}('{{1,2}}', '{{3}}', strategy => {strategy}, diversity => 0.5)",
+            f=function("recommend_@"), strategy=strategy,
+        )  # fmt: skip
+        assert len(found.fetchall()) == 1
+    found = run("SELECT * FROM {f}('[[1, 2], [2, -1]]')", f=function("recommend_@_weighted"))
+    assert len(found.fetchall()) == 2
+    found = run("SELECT * FROM {f}({path})", f=function("search_@_by_image"), path=paths[0])
+    assert [row[0] for row in found.fetchall()][0] == 1
+    assert len(run("SELECT * FROM {f}(5, 2)", f=function("duplicates_@")).fetchall()) == 6
+    assert run("SELECT * FROM {f}()", f=function("failures_@")).fetchall() == []
+    assert run("SELECT recall FROM visrec.recall({relation}, 2)").fetchone() == (1,)
+    run("SELECT * FROM visrec.evaluate({relation}, {column})", column=image).fetchall()
+    assert run("SELECT vector_dims(visrec.taste({relation}, '{{1,2}}'::bigint[]))").fetchone() == (512,)  # noqa: E501
+    assert run("SELECT visrec.recheck({relation})").fetchone() == (0,)
+    run("UPDATE {table} SET {} = {path} WHERE {} = 4", image, key, path="nowhere.jpg")
+    assert coverage(db, table) == {"embedded": 3, "failed": 1}
+    assert run("SELECT id, code FROM {f}()", f=function("failures_@")).fetchall() == [(4, "missing")]  # noqa: E501
+    assert run("SELECT visrec.retry({relation})").fetchone() == (0,)
+    run("UPDATE {table} SET {} = 5 WHERE {} = 4", key, key)
+    assert coverage(db, table) == {"embedded": 3, "pending": 1}
+    run("CALL visrec.backfill({relation})")
+    assert coverage(db, table) == {"embedded": 3, "failed": 1}
+    run("DELETE FROM {table} WHERE {} = 5", key)
+    run("INSERT INTO {table} ({}, {}) VALUES (4, {path})", key, image, path=paths[3])
+    assert db.execute("SELECT count(*) FROM visrec.failure").fetchone() == (0,)
+    assert coverage(db, table) == {"embedded": 4}
+
+
+@pytest.mark.parametrize("name", NAMES, ids=repr)
+def test_tables_and_schemas_with_such_names(db, paths, name):
+    """Key, image, vector and a shown column, the table and its schema: all have an odd name."""
+    table = regclass(name, name)
+    key, image, vector = f"{name}1", f"{name}2", f"{name}3"
+    db.execute(named("CREATE SCHEMA {}", name))
+    shown = name if name not in RESERVED | {"user", "position"} else f"{name}4"
+    db.execute(
+        named("CREATE TABLE {schema}.{table} ({key} bigint PRIMARY KEY, {image} text, {shown} int)",
+              schema=name, table=name, key=key, image=image, shown=shown)
+    )  # fmt: skip
+    db.execute(
+        "SELECT visrec.attach(%s::regclass, %s, %s, 'pixels', show_columns => ARRAY[%s]::name[])",
+        (table, image, vector, shown),
+    )
+    assert db.execute("SELECT name, image_column, vector_column, problem FROM visrec.attached").fetchall() == [(name, image, vector, None)]  # fmt: skip  # noqa: E501
+    db.execute(
+        named("INSERT INTO {}.{} SELECT n, p FROM unnest(%s::text[]) WITH ORDINALITY AS u (p, n)",
+              name, name),
+        (paths[:4],),
+    )  # fmt: skip
+    use_everything(db, table, paths)
+    db.execute("SELECT visrec.reindex(%s::regclass, 'ivfflat')", (table,))
+    db.execute("SELECT visrec.attach(%s::regclass)", (table,))
+    use_everything(db, table, paths)
+    db.execute("SELECT visrec.detach(%s::regclass, drop_vectors => true)", (table,))
+    [(left,)] = db.execute(
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)",  # noqa: E501
+        (name,),
+    ).fetchall()
+    assert left == 0
+
+
+def test_events_with_such_names(posts, paths):
+    posts.execute("INSERT INTO posts SELECT n, p FROM unnest(%s::text[]) WITH ORDINALITY AS u (p, n)", (paths[:4],))  # fmt: skip  # noqa: E501
+    posts.execute(
+        named("CREATE TABLE {t} ({u} text, {i} bigint, {w} float, {a} timestamptz)",
+              t="$2", u="e", i='weird "" name', w="%s", a="select")
+    )  # fmt: skip
+    posts.execute(named("INSERT INTO {} VALUES ('o''x', 1, 1, now()), ('o''x', 2, -1, now())", "$2"))
+    posts.execute(
+        "SELECT visrec.attach_events('posts', '\"$2\"', 'e', %s, '%%s', 'select')",
+        ('weird "" name',),
+    )
+    found = posts.execute("SELECT id FROM recommend_posts_for('o''x')").fetchall()
+    assert sorted(found) == [(3,), (4,)]
+    posts.execute("SELECT * FROM visrec.evaluate_taste('posts')").fetchall()
+    assert posts.execute("SELECT * FROM recommend_posts_for('nobody')").fetchall() == []
+
+
+# A table named as one of visrec's own is in a schema on the search_path, and so are its columns.
+@pytest.mark.parametrize(
+    "name", ["attachment", "failure", "failed_row", "attached", "model", "setting", "vector", "t"]
+)
+def test_tables_named_as_those_of_visrec(db, paths, name):
+    db.execute(named("CREATE TABLE {} (id bigint PRIMARY KEY, image_path text)", name))
+    db.execute("SELECT visrec.attach(%s::regclass, model => 'pixels')", (regclass(name),))
+    db.execute(
+        named("INSERT INTO {} SELECT n, p FROM unnest(%s::text[]) WITH ORDINALITY AS u (p, n)", name),
+        (paths[:4],),
+    )
+    use_everything(db, regclass(name), paths)
+
+
+LONG = "a_name_as_long_as_postgresql_allows_for_a_table_or_an_attachmen"
+
+
+def test_attachments_with_names_of_63_bytes(db, paths):
+    """Two that differ in the last byte only, and one of characters of several bytes."""
+    names = [f"{LONG[:-1]}1", f"{LONG[:-1]}2", "ü" * 31 + "x"]
+    assert all(len(name.encode()) == 63 for name in names)
+    for n, name in enumerate(names):
+        db.execute(named("CREATE TABLE {} (id bigint PRIMARY KEY, image_path text)", name))
+        db.execute("SELECT visrec.attach(%s::regclass, model => 'pixels')", (regclass(name),))
+        db.execute(named("INSERT INTO {} VALUES (%s, %s), (%s, %s)", name), (10 * n, paths[2 * n], 10 * n + 1, paths[2 * n + 1]))  # fmt: skip  # noqa: E501
+    functions = db.execute(
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        " AND (proname LIKE 'similar\\_%' OR proname LIKE 'search\\_%\\_by\\_image') GROUP BY 1"
+    ).fetchall()
+    assert len(functions) == 6
+    assert max(len(name.encode()) for (name,) in functions) <= 63
+    found = [
+        db.execute(named(f"SELECT id FROM {{}}({10 * n})", name)).fetchall()
+        for n, name in enumerate(
+            name for (name,) in db.execute(
+                "SELECT p.proname FROM pg_proc AS p WHERE p.proname LIKE 'similar\\_%'"
+                " ORDER BY substring(p.prosrc FROM '_similar\\((\\d+)')::int"
+            )
+        )
+    ]  # fmt: skip
+    assert found == [[(1,)], [(11,)], [(21,)]]
+    for name in names:
+        assert coverage(db, regclass(name)) == {"embedded": 2}
+        db.execute("SELECT visrec.detach(%s::regclass)", (regclass(name),))
+    assert db.execute("SELECT count(*) FROM pg_proc WHERE proname LIKE 'similar\\_%'").fetchone() == (0,)  # noqa: E501
+
+
+def test_several_attachments_of_one_table_with_names_of_63_bytes(posts, paths):
+    posts.execute("ALTER TABLE posts ADD COLUMN back text")
+    names = [f"{LONG[:-1]}{n}" for n in (1, 2)]
+    for n, name in enumerate(names):
+        posts.execute(
+            "SELECT visrec.attach('posts', 'back', %s, name => %s, model => 'pixels')",
+            (f"{LONG[:-1]}{n}", name),
+        )
+    posts.execute("INSERT INTO posts (id, back) VALUES (1, %s), (2, %s)", paths[:2])
+    for name in names:
+        rows = posts.execute("SELECT * FROM visrec.coverage('posts', %s) WHERE rows > 0", (name,))
+        assert rows.fetchall() == [("embedded", 2)]
+    assert coverage(posts) == {"no_image": 2}
+    posts.execute("SELECT visrec.detach('posts', true, %s)", (names[0],))
+    rows = posts.execute("SELECT * FROM visrec.coverage('posts', %s) WHERE rows > 0", (names[1],))
+    assert rows.fetchall() == [("embedded", 2)]
+
+
+def test_a_shown_column_is_quoted_where_its_name_needs_it(posts, paths):
+    for name in ("user", "Title", "position"):
+        posts.execute(named("ALTER TABLE posts ADD COLUMN {} text DEFAULT 'x'", name))
+    posts.execute("SELECT visrec.attach('posts', show_columns => '{user,Title,position}')")
+    posts.execute("INSERT INTO posts (id, image_path) VALUES (1, %s), (2, %s)", paths[:2])
+    row = posts.execute('SELECT "user", "Title", "position" FROM similar_posts(1)').fetchone()
+    assert row == ("x", "x", "x")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["id", "similarity", "k", "filter", "weighted", "user_id", "history", "strict", "seen", "liked"],
+)
+def test_a_shown_column_cannot_have_the_name_of_an_argument(posts, name):
+    if name != "id":
+        posts.execute(named("ALTER TABLE posts ADD COLUMN {} text", name))
+    with pytest.raises(psycopg.errors.InvalidParameterValue) as raised:
+        posts.execute("SELECT visrec.attach('posts', show_columns => %s)", ([name],))
+    assert raised.value.diag.message_primary == f'column "{name}" cannot be shown'
+
+
+# A schema visrec that is there before CREATE EXTENSION ----------------------------------------------
+
+
+@pytest.fixture
+def bare(db, connect):
+    """A database of the same cluster without the extension; dropped afterwards."""
+    db.execute("DROP DATABASE IF EXISTS visrec_bare")
+    db.execute("CREATE DATABASE visrec_bare TEMPLATE template0")
+    db.execute("DROP ROLE IF EXISTS visrec_early")
+    db.execute("CREATE ROLE visrec_early")
+    db.execute("GRANT CREATE ON DATABASE visrec_bare TO visrec_early")
+    connection = psycopg.connect(
+        db.info.dsn, dbname="visrec_bare", password=db.info.password, autocommit=True
+    )
+    yield connection
+    connection.close()
+    db.execute("DROP DATABASE visrec_bare")
+    db.execute("DROP ROLE visrec_early")
+
+
+EARLY = {
+    "its own": "SET ROLE visrec_early; CREATE SCHEMA visrec; RESET ROLE",
+    "granted": "CREATE SCHEMA visrec; GRANT CREATE ON SCHEMA visrec TO visrec_early",
+    "everybody's": "CREATE SCHEMA visrec; GRANT ALL ON SCHEMA visrec TO PUBLIC",
+    "a function": "CREATE SCHEMA visrec;"
+    " CREATE FUNCTION visrec._find(x int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "a table": "CREATE SCHEMA visrec; CREATE TABLE visrec.x ()",
+    "a type": "CREATE SCHEMA visrec; CREATE TYPE visrec.x AS ENUM ()",
+    "an operator": "CREATE SCHEMA visrec;"
+    " CREATE OPERATOR visrec.= (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int)",
+}
+
+
+@pytest.mark.parametrize("early", EARLY)
+def test_a_schema_visrec_of_somebody_else_is_refused(bare, early):
+    for statement in EARLY[early].split(";"):
+        bare.execute(statement)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as raised:
+        bare.execute("CREATE EXTENSION visrec CASCADE")
+    assert raised.value.diag.message_primary == 'schema "visrec" is not empty or not yours alone'
+    assert raised.value.diag.message_hint == (
+        "Drop or rename it: CREATE EXTENSION makes its own."
+    )
+    bare.execute("ALTER SCHEMA visrec RENAME TO earlier")
+    bare.execute("CREATE EXTENSION visrec CASCADE")
+    [(owner,)] = bare.execute(
+        "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'visrec'"
+    ).fetchall()
+    assert owner == "postgres"
+
+
+def test_an_empty_schema_visrec_of_ones_own_is_used(bare):
+    bare.execute("CREATE SCHEMA visrec")
+    bare.execute("CREATE EXTENSION visrec CASCADE")
+    with bare.transaction():
+        bare.execute("SET LOCAL ROLE visrec_early")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), bare.transaction():
+            bare.execute("CREATE TABLE visrec.x ()")
+        assert bare.execute("SELECT name FROM visrec.model").fetchall() == [("pixels",)]
+
+
+# What an attachment says, written by its owner, is nowhere part of a statement unquoted ---------------
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("name", "x(); DROP TABLE victim; --"),
+        ("on_error", "raise'; DROP TABLE victim; --"),
+        ("model", "pixels'; DROP TABLE victim; --"),
+        ("fingerprint", "'; DROP TABLE victim; --"),
+        ("index_method", "hnsw'; DROP TABLE victim; --"),
+        ("index_metric", "cosine); DROP TABLE victim; --"),
+        ("shells", "{\"'; DROP TABLE victim; --\"}"),
+        ("event_columns", '{"x; DROP TABLE victim; --","y","z","w"}'),
+        ("operators", '{"= 1); DROP TABLE victim; --","> 1); DROP TABLE victim; --"}'),
+        ("weights", "1"),
+        ("columns", '{"id; DROP TABLE victim; --",image_path,content_vector,content_vector_source}'),
+        ("types", "{bigint,text,vector,text}"),
+        ("components", "{}"),
+        ("reduction", "-7"),
+        ("numbers", "{9,9,9,9}"),
+    ],
+)
+def test_what_an_owner_writes_into_its_attachment_runs_nothing(posts, paths, column, value):
+    """An owner may write its attachment's line itself; a superuser then works on the table."""
+    posts.execute("CREATE TABLE victim ()")
+    posts.execute("DROP ROLE IF EXISTS visrec_writer")
+    posts.execute("CREATE ROLE visrec_writer")
+    try:
+        posts.execute("ALTER TABLE posts OWNER TO visrec_writer")
+        posts.execute("SELECT visrec.attach('posts')")
+        posts.execute("SELECT visrec.attach_events('posts', 'posts', 'id', 'id', NULL, 'title')")
+        posts.execute("INSERT INTO posts (id, image_path) VALUES (1, %s), (2, %s)", paths[:2])
+        posts.execute("SET ROLE visrec_writer")
+        try:
+            posts.execute(
+                named("UPDATE visrec.own_attachment SET {} = %s", column), (value,)
+            )
+        except psycopg.Error as error:
+            written = error
+        posts.execute("RESET ROLE")
+        for statement in (
+            "SELECT * FROM visrec.coverage('posts')",
+            "CALL visrec.backfill('posts')",
+            "SELECT visrec.retry('posts')",
+            "SELECT visrec.recheck('posts')",
+            "SELECT * FROM similar_posts(1)",
+            "SELECT * FROM recommend_posts('{1}')",
+            "SELECT * FROM recommend_posts_for(1)",
+            "SELECT * FROM visrec.evaluate_taste('posts')",
+            "SELECT * FROM visrec.duplicates('posts')",
+            "SELECT * FROM visrec.recall('posts')",
+            "INSERT INTO posts (id, image_path) VALUES (3, 'x')",
+            "UPDATE posts SET image_path = 'y' WHERE id = 3",
+            "DELETE FROM posts WHERE id = 3",
+            "SELECT visrec.reindex('posts')",
+            "SELECT visrec.attach('posts')",
+            "SELECT visrec.attach_events('posts', NULL)",
+            "SELECT visrec.detach('posts')",
+        ):
+            try:
+                posts.execute(statement)
+            except psycopg.Error as error:
+                # A plain word of what is wrong: no syntax error, nothing internal.
+                assert error.sqlstate[:2] not in ("XX",), (statement, error)
+                assert error.sqlstate != "42601", (statement, error)
+        assert posts.execute("SELECT count(*) FROM pg_class WHERE relname = 'victim'").fetchone() == (1,)  # noqa: E501
+    finally:
+        posts.execute("RESET ROLE")
+        posts.execute("DROP OWNED BY visrec_writer CASCADE")
+        posts.execute("DROP ROLE visrec_writer")
+
+
+def test_messages_name_objects_in_quotes_once(db):
+    db.execute('CREATE TABLE "Posts" (id int PRIMARY KEY, image_path text)')
+    db.execute("INSERT INTO \"Posts\" VALUES (1, 'x')")
+    heard = notices(db)
+    db.execute("SELECT visrec.attach('\"Posts\"', model => 'pixels')")
+    assert heard == [
+        ("NOTICE", '1 rows of table "public.Posts" have an image without a vector',
+         "CALL visrec.backfill('\"Posts\"');"),
+    ]  # fmt: skip
+    db.execute("CALL visrec.backfill('\"Posts\"')")  # as the hint says
+    with pytest.raises(psycopg.errors.NoDataFound) as raised:
+        db.execute('SELECT * FROM "similar_Posts"(1, strict => true)')
+    assert raised.value.diag.message_primary == 'row 1 of table "public.Posts" has no vector'
+    assert raised.value.diag.message_hint == "SELECT * FROM visrec.coverage('\"Posts\"');"
