@@ -145,7 +145,7 @@ CREATE PROCEDURE visrec._commit(INOUT done boolean)
 LANGUAGE plpython3u AS $python$
 try:
     plpy.commit()
-except plpy.Error:
+except plpy.spiexceptions.InvalidTransactionTermination:
     return [False]
 return [True]
 $python$;

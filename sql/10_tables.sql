@@ -115,6 +115,7 @@ CREATE TABLE visrec.attachment (
     components vector[],
     events regclass,
     event_columns name[],
+    path name[] NOT NULL DEFAULT '{}',
     shells text[] NOT NULL DEFAULT '{}',
     weights bigint,
     operators text[]
@@ -132,6 +133,8 @@ COMMENT ON COLUMN visrec.attachment.reduction IS
     'how often visrec.reduce was called: the number in the name of the function that projects; NULL without a reduction';
 COMMENT ON COLUMN visrec.attachment.components IS 'the principal components that the vectors are projected on';
 COMMENT ON COLUMN visrec.attachment.event_columns IS 'of the table of events: user, item, weight (may be NULL) and time';
+COMMENT ON COLUMN visrec.attachment.path IS
+    'the schemas on the search_path when attach was called, where the owner''s triggers find what they name';
 COMMENT ON COLUMN visrec.attachment.shells IS 'SHA-256 of the text of each function that attach wrote for the table';
 COMMENT ON COLUMN visrec.attachment.weights IS 'the fingerprint as a number, as it stands in the sources of vectors';
 COMMENT ON COLUMN visrec.attachment.operators IS 'the equality and the order (>) of the primary key''s index, for use in a statement';
@@ -158,7 +161,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON visrec.own_attachment TO PUBLIC;
 -- Failures ---------------------------------------------------------------------------------
 
 CREATE TABLE visrec.failed_row (
-    attachment integer NOT NULL REFERENCES visrec.attachment ON DELETE CASCADE,
+    attachment integer NOT NULL,        -- no foreign key: pg_restore --jobs loads both tables at once
     row_id text NOT NULL,
     image text,
     code text NOT NULL,

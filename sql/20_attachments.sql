@@ -66,8 +66,10 @@ BEGIN
     -- Two texts that read differently are different, also where the key's collation says that they are equal.
     RETURN CASE
         WHEN base IN ('smallint', 'integer', 'bigint', 'oid', 'uuid', 'boolean') THEN format('pg_catalog.format(''%%s'', %s)', key)
-        WHEN base IN ('text', 'varchar', 'bpchar', 'name')
+        WHEN base IN ('text', 'varchar', 'name')
             THEN format('(pg_catalog.format(''%%s'', %s) COLLATE pg_catalog."C")', key)
+        WHEN base = 'bpchar'::regtype       -- without the blanks that fill it up
+            THEN format('%s::pg_catalog.bpchar::pg_catalog.text', key)
         WHEN base = 'numeric'::regtype      -- 1.0 and 1.00 are the same key
             THEN format('pg_catalog.format(''%%s'', pg_catalog.trim_scale(%s::pg_catalog.numeric))', key)
         ELSE format('visrec._key_text(%s)', key) END;
@@ -137,12 +139,14 @@ CREATE TYPE visrec._names AS (
     key text, key_oid oid, key_type text, key_text text, equals text, greater text,
     image text, holds_bytes boolean, has_image text, vector text, vector_schema text, source text, source_value text,
     stale text, due text, shown text,
-    model text, fingerprint text, weights bigint, on_error text, index_method text, index_metric text, reduction integer
+    model text, fingerprint text, weights bigint, on_error text, index_method text, index_metric text, reduction integer,
+    path name[]
 );
 COMMENT ON TYPE visrec._names IS
     'An attachment as it is now. Names are quoted for use in a statement, where the row is t. table: the rows, with ONLY '
     'unless it is partitioned; key_text: the key as text; equals and greater: the operators of the primary key''s index; '
-    'has_image, stale and due: conditions; source_value: what source[1] must be; shown: the shown columns, with commas.';
+    'has_image, stale and due: conditions; source_value: what source[1] must be; shown: the shown columns, with commas; path: schemas of the '
+    'owner''s (see visrec._safe_path).';
 
 CREATE FUNCTION visrec._find(relation regclass, name name DEFAULT NULL) RETURNS integer
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -236,7 +240,7 @@ BEGIN
            -- No source: the user wrote this vector; never stale.
            format('(t.%1$s IS NOT NULL AND t.%2$s IS NOT NULL AND t.%2$s[1] IS DISTINCT FROM %3$s)', f.names[3], f.names[4], v.source_value),
            NULL, CASE WHEN cardinality(f.names) > 4 THEN ', t.' || array_to_string(f.names[5:], ', t.') ELSE '' END,
-           a.model, a.fingerprint, a.weights, a.on_error, a.index_method, a.index_metric, a.reduction
+           a.model, a.fingerprint, a.weights, a.on_error, a.index_method, a.index_metric, a.reduction, a.path || (SELECT s.nspname FROM pg_namespace AS s WHERE s.oid = c.relnamespace)
     INTO n
     FROM visrec.attachment AS a
     JOIN pg_class AS c ON c.oid = a.relation

@@ -109,8 +109,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._safe_path(name[]) IS
-    'The search_path that a table''s owner''s triggers see when visrec writes a vector: that of the statement, without '
-    'schemas in which somebody could create what the owner would then run.';
+    'The search_path that a table''s owner''s triggers see when visrec writes a vector: that of the statement, then that of '
+    'visrec.attach and the table''s schema, so that nobody can hide these; without schemas in which somebody could create what '
+    'the owner would then run.';
 
 CREATE FUNCTION visrec._embed_rows(n visrec._names, keys text[], schemas name[], may_raise boolean DEFAULT true,
     lock boolean DEFAULT false) RETURNS void
@@ -133,7 +134,7 @@ BEGIN
             HINT = format('An administrator can allow it: SELECT visrec.grant_access(%L);', quote_ident(current_user));
         RETURN;
     END IF;
-    PERFORM set_config('search_path', visrec._safe_path(schemas), true);
+    PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
     outcome := visrec._python_embed_rows(n::pg_catalog.text, keys, raises, lock);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     IF outcome ? 'missing' THEN

@@ -91,6 +91,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     made record;
 BEGIN
+    DELETE FROM visrec.failed_row AS f WHERE f.attachment = OLD.id;
     FOR made IN
         SELECT p.oid::regprocedure AS function FROM pg_proc AS p
         WHERE p.pronamespace = 'visrec'::regnamespace
@@ -106,7 +107,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION visrec._drop_made() IS 'Drops the functions in schema visrec of an attachment that is gone.';
+COMMENT ON FUNCTION visrec._drop_made() IS 'Removes the failures of an attachment that is gone, and its functions in schema visrec.';
 
 CREATE TRIGGER b_drop AFTER DELETE ON visrec.attachment FOR EACH ROW EXECUTE FUNCTION visrec._drop_made();
 

@@ -24,6 +24,16 @@ $$;
 COMMENT ON FUNCTION visrec._call(integer, text, jsonb) IS
     'Does a task on an attached table''s rows as its owner, by visrec._as_owner.';
 
+CREATE FUNCTION visrec._acts_for_owner(relation regclass) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN visrec._owns(relation) AND current_user <> (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = relation);
+END
+$$;
+COMMENT ON FUNCTION visrec._acts_for_owner(regclass) IS
+    'Whether the current role is an administrator of the table and not its owner: what reads the table then runs as the owner. '
+    'By the time it reads, a column may have another type, with a cast of the owner''s, or the name may be a view''s.';
+
 CREATE FUNCTION visrec._as_owner(attachment integer, task text, arguments jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -46,6 +56,24 @@ BEGIN
         RETURN visrec._count_due(n);
     WHEN 'count_vectors' THEN
         RETURN visrec._count_vectors(n);
+    WHEN 'recall' THEN
+        RETURN (SELECT to_jsonb(r) FROM visrec.recall(n.relation, (arguments ->> 'k')::integer, (arguments ->> 'sample')::integer, n.name) AS r);
+    WHEN 'evaluate' THEN
+        RETURN (SELECT jsonb_agg(r) FROM visrec.evaluate(n.relation, (arguments ->> 'label')::name,
+            visrec._texts(arguments -> 'k')::integer[], (arguments ->> 'sample')::integer, n.name) AS r);
+    WHEN 'evaluate_taste' THEN
+        RETURN (SELECT jsonb_agg(r) FROM visrec._evaluate_taste(n, (arguments ->> 'events')::oid,
+            visrec._texts(arguments -> 'columns')::name[],
+            visrec._texts(arguments -> 'k')::integer[], (arguments ->> 'holdout')::float8,
+            visrec._texts(arguments -> 'strategies'), (arguments ->> 'sample')::integer) AS r);
+    WHEN 'duplicates' THEN
+        RETURN (SELECT jsonb_agg(r) FROM visrec._duplicate_pairs(n, (arguments ->> 'k')::integer, (arguments ->> 'max_distance')::float8) AS r);
+    WHEN 'taste' THEN
+        RETURN to_jsonb(visrec._taste_of(n, visrec._texts(arguments -> 'liked'),
+            visrec._texts(arguments -> 'disliked'), arguments ->> 'strategy', arguments ->> 'toward',
+            visrec._texts(arguments -> 'liked_weights')::float8[],
+            visrec._texts(arguments -> 'disliked_weights')::float8[],
+            (arguments ->> 'strict')::boolean)::text);
     WHEN 'sample' THEN
         RETURN visrec._sample(n);
     WHEN 'foreign' THEN
@@ -59,7 +87,7 @@ BEGIN
     WHEN 'recheck' THEN
         RETURN visrec._find_changed(n, arguments ->> 'after');
     WHEN 'batch' THEN
-        PERFORM set_config('search_path', visrec._safe_path(visrec._schemas(arguments)), true);
+        PERFORM set_config('search_path', visrec._safe_path(visrec._schemas(arguments) || n.path), true);
         result := visrec._python_backfill_batch(n::pg_catalog.text, arguments ->> 'after', (arguments ->> 'size')::integer,
             (arguments ->> 'following')::integer);
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -69,6 +97,12 @@ END
 $$;
 COMMENT ON FUNCTION visrec._as_owner(integer, text, jsonb) IS
     'What an attachment''s function visrec._table_<id> does: a task on the table''s rows, as its owner or not at all.';
+
+CREATE FUNCTION visrec._texts(value jsonb) RETURNS text[]
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE jsonb_typeof(value) WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text(value)) END
+$$;
+COMMENT ON FUNCTION visrec._texts(jsonb) IS 'A JSON array as an array of text; NULL for anything else.';
 
 CREATE FUNCTION visrec._schemas(arguments jsonb) RETURNS name[]
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

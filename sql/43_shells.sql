@@ -113,7 +113,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure, p.proname, p.pronamespace, p.proacl
     FROM (SELECT DISTINCT visrec._object_name(a, s.prefix, s.suffix) AS name FROM visrec._shell_list() AS s) AS s
     JOIN pg_proc AS p ON p.proname = s.name
-    WHERE visrec._shell_digest(p.proname, p.prosrc) = ANY ((a).shells)
+    -- A copy of the text, in a schema or of a role that has nothing to do with the table, is not visrec's.
+    WHERE visrec._shell_digest(p.proname, p.prosrc) = ANY ((a).shells) AND pg_has_role(p.proowner, 'USAGE')
+      AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = (a).relation AND p.proowner = c.relowner
+                  UNION ALL SELECT FROM pg_proc AS t WHERE t.pronamespace = 'visrec'::regnamespace
+                      AND t.proname = '_table_' || (a).id AND t.proowner = p.proowner
+                  UNION ALL SELECT FROM pg_class AS c WHERE c.oid = (a).relation AND c.relnamespace = p.pronamespace)
 $$;
 COMMENT ON FUNCTION visrec._written_shells(visrec.attachment) IS
     'The shells of an attachment that exist: the functions whose text is what attach wrote.';

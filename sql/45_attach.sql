@@ -19,7 +19,7 @@ BEGIN
             HINT = 'Attach the table that holds the rows.';
     ELSIF class.relpersistence = 't' THEN
         RAISE feature_not_supported USING
-            MESSAGE = format('cannot attach temporary table "%s"', label);
+            MESSAGE = format('cannot attach temporary table "%s"', class.relname);
     ELSIF class.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = relation) THEN
         RAISE feature_not_supported USING
             MESSAGE = format('cannot attach table "%s" because it has child tables', label),
@@ -40,8 +40,8 @@ BEGIN
             HINT = 'The key must be a single column.';
     END IF;
     type := (SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = keys[1]);
-    IF EXISTS (SELECT FROM pg_type AS t WHERE t.oid = visrec._base_type(type) AND t.typcategory = 'A') THEN
-        RAISE feature_not_supported USING       -- there are no arrays of arrays
+    IF EXISTS (SELECT FROM pg_type AS t WHERE t.oid = visrec._base_type(type) AND t.typcategory IN ('A', 'C')) THEN
+        RAISE feature_not_supported USING       -- there are no arrays of arrays, and unnest takes records apart
             MESSAGE = format('cannot attach table "%s", whose primary key is of type %s', label, format_type(type, -1));
     END IF;
     RETURN keys[1];
@@ -244,7 +244,7 @@ BEGIN
         RAISE NOTICE USING
             MESSAGE = format('the index of table "%s" is no longer reduced', visrec._label(relation)),
             DETAIL = 'Its components were fitted to another model''s vectors.',
-            HINT = format('SELECT * FROM visrec.reduce(%L, …);', relation);
+            HINT = format('SELECT * FROM visrec.reduce(%L, %s);', relation, cardinality(a.components));
         a.components := NULL;
         a.index_method := 'hnsw';
         a.index_metric := 'cosine';
@@ -269,9 +269,9 @@ BEGIN
         JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attname = c.name AND NOT f.attisdropped ORDER BY c.n);
     a.numbers := '{}';      -- which the table's trigger finds
     UPDATE visrec.own_attachment AS o SET (relation, name, columns, numbers, types, model, fingerprint, mode, on_error,
-            index_method, index_metric, reduction, components, events, event_columns, shells)
+            index_method, index_metric, reduction, components, events, event_columns, path, shells)
         = ROW (a.relation, a.name, a.columns, a.numbers, a.types, a.model, a.fingerprint, a.mode, a.on_error,
-            a.index_method, a.index_metric, a.reduction, a.components, a.events, a.event_columns, a.shells)
+            a.index_method, a.index_metric, a.reduction, a.components, a.events, a.event_columns, a.path, a.shells)
     WHERE o.id = a.id;
     IF NOT FOUND THEN
         INSERT INTO visrec.own_attachment SELECT a.*;
@@ -301,9 +301,8 @@ $$;
 COMMENT ON FUNCTION visrec._check_vector_column(visrec.attachment) IS
     'Raises an error if another attachment of the table has the same column for its vectors.';
 
-CREATE FUNCTION visrec.attach(relation regclass, image_column name DEFAULT NULL, vector_column name DEFAULT NULL,
-    model text DEFAULT NULL, mode text DEFAULT NULL, on_error text DEFAULT NULL, show_columns name[] DEFAULT NULL,
-    name name DEFAULT NULL) RETURNS void
+CREATE FUNCTION visrec._attach(relation regclass, image_column name, vector_column name, model text, mode text, on_error text,
+    show_columns name[], name name, path name[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     before visrec.attachment;
@@ -313,9 +312,10 @@ DECLARE
 BEGIN
     PERFORM visrec._check_table(relation);
     SELECT * INTO before FROM visrec.attachment AS r
-    WHERE r.relation = attach.relation AND r.name = coalesce(attach.name, r.name) ORDER BY r.id LIMIT 1;
+    WHERE r.relation = _attach.relation AND r.name = coalesce(_attach.name, r.name) ORDER BY r.id LIMIT 1;
     used := visrec._use_model(coalesce(model, before.model, 'clip-ViT-B-32'));
     a := visrec._wanted(relation, image_column, vector_column, used, mode, on_error, show_columns, name, before);
+    a.path := coalesce(nullif(array_remove(path, 'pg_catalog'), '{}'), before.path, '{}');
     PERFORM visrec._check_columns(relation, a.columns, used.name);
     PERFORM visrec._check_name(a.id, relation, a.name);
     PERFORM visrec._check_vector_column(a);
@@ -336,6 +336,20 @@ BEGIN
             HINT = format('CALL visrec.backfill(%s);', concat_ws(', ', quote_literal(relation::text),
                 CASE WHEN a.id <> visrec._find(relation) THEN format('name => %L', a.name) END));
     END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._attach(regclass, name, name, text, text, text, name[], name, name[]) IS
+    'What visrec.attach does; path: the schemas on the search_path of its caller.';
+REVOKE ALL ON FUNCTION visrec._attach(regclass, name, name, text, text, text, name[], name, name[]) FROM PUBLIC;
+
+CREATE FUNCTION visrec.attach(relation regclass, image_column name DEFAULT NULL, vector_column name DEFAULT NULL,
+    model text DEFAULT NULL, mode text DEFAULT NULL, on_error text DEFAULT NULL, show_columns name[] DEFAULT NULL,
+    name name DEFAULT NULL) RETURNS void
+-- Without a search_path of its own: it notes that of its caller.
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM visrec._attach(relation, image_column, vector_column, model, mode, on_error, show_columns, name,
+        pg_catalog.current_schemas(false));
 END
 $$;
 COMMENT ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[], name) IS

@@ -52,12 +52,13 @@ DECLARE
     t record;
 BEGIN
     FOR t IN
-        SELECT a.relation, d.name FROM visrec.attachment AS a
+        SELECT a.id, a.relation, d.name FROM visrec.attachment AS a
         CROSS JOIN LATERAL visrec._trigger_definitions(visrec._as_now(a)) AS d
         JOIN LATERAL visrec._our_triggers(a.relation) AS o ON o.name = d.name
         WHERE visrec._may_change(a.relation) AND d.pins
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation);
+        PERFORM set_config('visrec.released', concat_ws(',', nullif(current_setting('visrec.released', true), ''), t.id), true);
     END LOOP;
 EXCEPTION WHEN OTHERS THEN
     NULL;       -- the ALTER TABLE itself says what is wrong
@@ -76,7 +77,6 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     a visrec.attachment;
     now visrec.attachment;
-    owner boolean;
 BEGIN
     FOR a IN
         SELECT r.* FROM visrec.attachment AS r
@@ -84,11 +84,12 @@ BEGIN
               AND visrec._owns(r.relation)
            OR visrec._may_change(r.relation)
     LOOP
-        now := visrec._as_now(a);
-        owner := visrec._problem(a) IS NOT DISTINCT FROM 'its owner changed, or its function in schema visrec';
         BEGIN
-            IF (now.columns, now.types) IS DISTINCT FROM (a.columns, a.types) OR owner THEN
-                PERFORM visrec.attach(a.relation, name => a.name);
+            now := visrec._as_now(a);
+            IF (now.columns, now.types) IS DISTINCT FROM (a.columns, a.types) OR visrec._problem(a) IS NOT NULL
+                AND visrec._may_embed((SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation))
+            THEN
+                PERFORM visrec._attach(a.relation, NULL, NULL, NULL, NULL, NULL, NULL, a.name, NULL);
             ELSE
                 PERFORM visrec._make_triggers(now);
             END IF;
@@ -98,12 +99,14 @@ BEGIN
                 HINT = visrec._attach_call(a);
         END;
     END LOOP;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'visrec did not follow the statement: %', SQLERRM;
 END
 $$;
 COMMENT ON FUNCTION visrec._follow_table() IS
-    'After ALTER TABLE of an attached table: brings its attachments up to date, and the triggers back.';
+    'After ALTER TABLE of an attached table, or ALTER SCHEMA of its schema: brings its attachments up to date, and the triggers back.';
 REVOKE ALL ON FUNCTION visrec._follow_table() FROM PUBLIC;
 
-CREATE EVENT TRIGGER visrec_follow_table ON ddl_command_end WHEN TAG IN ('ALTER TABLE')
+CREATE EVENT TRIGGER visrec_follow_table ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA')
 EXECUTE FUNCTION visrec._follow_table();
 COMMENT ON EVENT TRIGGER visrec_follow_table IS 'visrec: attachments follow their tables';

@@ -181,7 +181,7 @@ BEGIN
         n.vector_schema, n.vector, n.source, n.key_text, n."table", n.key, n.equals) INTO query USING id;
     IF query.key IS NULL THEN
         PERFORM visrec._check_search(k, max_distance);
-        PERFORM visrec._nothing(strict, format('table "%s" has no row with the key %s', visrec._label(n.relation), coalesce(format('%s', id), 'NULL')));
+        PERFORM visrec._nothing(strict, format('table "%s" has no row with the key %s', visrec._label(n.relation), CASE WHEN id IS NULL THEN 'NULL' ELSE format('%s', id) END));
     ELSIF query.vector IS NULL THEN
         PERFORM visrec._check_search(k, max_distance);
         PERFORM visrec._no_vector(n, query.key, strict);

@@ -156,13 +156,27 @@ $$;
 COMMENT ON FUNCTION visrec._taste(visrec._names, vector[], double precision[], vector[], double precision[], text, text) IS
     'The unit vector that stands for a taste, by strategy mean or session, moved half-way toward a text.';
 
+CREATE FUNCTION visrec._taste_of(n visrec._names, liked text[], disliked text[], strategy text, toward text,
+    liked_weights double precision[], disliked_weights double precision[], strict boolean) RETURNS vector
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    i record;
+BEGIN
+    EXECUTE format('SELECT * FROM visrec._inputs($1, $2::%1$s[], $3, $4::%1$s[], $5, $6)', n.key_type)
+    INTO i USING n, liked, liked_weights, disliked, disliked_weights, strict;
+    RETURN CASE WHEN i.likes IS NOT NULL THEN
+        visrec._taste(n, i.likes, i.like_weights, i.dislikes, i.dislike_weights, strategy, toward) END;
+END
+$$;
+COMMENT ON FUNCTION visrec._taste_of(visrec._names, text[], text[], text, text, double precision[], double precision[], boolean) IS
+    'What visrec.taste returns.';
+
 CREATE FUNCTION visrec.taste(relation regclass, liked anyarray, disliked anyarray,
     strategy text DEFAULT 'mean', toward text DEFAULT NULL, liked_weights double precision[] DEFAULT NULL,
     disliked_weights double precision[] DEFAULT NULL, name name DEFAULT NULL, strict boolean DEFAULT false) RETURNS vector
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n visrec._names := visrec._resolve(visrec._find(relation, name));
-    i record;
 BEGIN
     PERFORM visrec._check_strategy(strategy);
     IF strategy = 'best_score' THEN
@@ -170,11 +184,13 @@ BEGIN
             MESSAGE = 'strategy "best_score" has no taste vector',
             DETAIL = 'It compares with each liked row.',
             HINT = 'Strategies with one: mean, session.';
+    ELSIF visrec._acts_for_owner(relation) THEN
+        RETURN visrec._call(n.id, 'taste', jsonb_build_object('liked', coalesce(liked, '{}')::text[], 'disliked',
+            coalesce(disliked, '{}')::text[], 'strategy', strategy, 'toward', toward, 'liked_weights', liked_weights,
+            'disliked_weights', disliked_weights, 'strict', strict)) #>> '{}';
     END IF;
-    EXECUTE format('SELECT * FROM visrec._inputs($1, $2::text[]::%1$s[], $3, $4::text[]::%1$s[], $5, $6)', n.key_type)
-    INTO i USING n, coalesce(liked, '{}')::text[], liked_weights, coalesce(disliked, '{}')::text[], disliked_weights, strict;
-    RETURN CASE WHEN i.likes IS NOT NULL THEN
-        visrec._taste(n, i.likes, i.like_weights, i.dislikes, i.dislike_weights, strategy, toward) END;
+    RETURN visrec._taste_of(n, coalesce(liked, '{}')::text[], coalesce(disliked, '{}')::text[], strategy, toward, liked_weights,
+        disliked_weights, strict);
 END
 $$;
 COMMENT ON FUNCTION visrec.taste(regclass, anyarray, anyarray, text, text, double precision[], double precision[], name, boolean) IS

@@ -72,6 +72,21 @@ COMMENT ON FUNCTION visrec._measures(boolean[], bigint, integer) IS
     'ndcg: the sum of 1 / log2(i + 1) over the same places, divided by what min(k, relevant) relevant ones at the top '
     'would have (Järvelin and Kekäläinen 2002, gains of 0 or 1). hit: 1 where one of the first k is relevant, else 0.';
 
+CREATE FUNCTION visrec._check_sources(n visrec._names) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    row_id text;
+BEGIN
+    EXECUTE format('SELECT %1$s FROM %2$s AS t WHERE t.%3$s IS NOT NULL AND t.%4$s[1] <> 0 AND t.%4$s[1] >> 32 <> $1 '
+        'ORDER BY t.%5$s LIMIT 1', n.key_text, n."table", n.vector, n.source, n.key) INTO row_id USING n.weights;
+    IF row_id IS NOT NULL THEN
+        PERFORM visrec._other_model(n.id, row_id);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_sources(visrec._names) IS
+    'Raises an error if a row that the caller sees has a vector of another model: what is measured looks at no row''s source.';
+
 CREATE FUNCTION visrec._recall_of_one(n visrec._names, id text, k integer,
     OUT recall double precision, OUT by_index double precision, OUT one_by_one double precision)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -118,6 +133,13 @@ DECLARE
     one_by_one double precision[] := '{}';
 BEGIN
     PERFORM visrec._check_evaluation(ARRAY[k], sample);
+    PERFORM visrec._check_sources(n);
+    IF visrec._acts_for_owner(relation) THEN
+        SELECT r.* INTO queries, recall, worst, index_ms, exact_ms
+        FROM jsonb_to_record(visrec._call(n.id, 'recall', jsonb_build_object('k', k, 'sample', sample)))
+            AS r (queries bigint, recall float8, worst float8, index_ms float8, exact_ms float8);
+        RETURN;
+    END IF;
     FOR id IN EXECUTE format('SELECT %s FROM %s AS t WHERE t.%s IS NOT NULL ORDER BY %s LIMIT $1', n.key_text, n."table", n.vector,
         visrec._draw(n.key_text)) USING sample
     LOOP
@@ -157,7 +179,14 @@ DECLARE
     alone bigint;
 BEGIN
     PERFORM visrec._check_evaluation(ks, sample);
+    IF visrec._acts_for_owner(relation) THEN
+        RETURN QUERY SELECT * FROM jsonb_to_recordset(visrec._call(n.id, 'evaluate',
+            jsonb_build_object('label', label_column, 'k', ks, 'sample', sample)))
+            AS r (label text, k integer, queries bigint, "precision" float8, recall float8, map float8, ndcg float8, hit_rate float8);
+        RETURN;
+    END IF;
     column_ := visrec._evaluated_column(relation, label_column, 3);
+    PERFORM visrec._check_sources(n);
     RETURN QUERY EXECUTE format($query$
         WITH labelled AS (
             SELECT t.%1$s AS id, %2$s AS key, t.%3$I AS label, count(*) OVER w - 1 AS others,

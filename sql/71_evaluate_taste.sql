@@ -38,6 +38,12 @@ BEGIN
             MESSAGE = format('no table of events is known for table "%s"', visrec._label(n.relation)),
             HINT = format('SELECT visrec.attach_events(%L, …);', n.relation::regclass);
     END IF;
+    IF visrec._acts_for_owner(n.relation) THEN
+        RETURN QUERY SELECT * FROM jsonb_to_recordset(visrec._call(n.id, 'evaluate_taste', jsonb_build_object('events', events::oid,
+            'columns', columns, 'k', ks, 'holdout', holdout, 'strategies', strategies, 'sample', sample)))
+            AS r (strategy text, k integer, users bigint, "precision" float8, recall float8, map float8, ndcg float8, hit_rate float8);
+        RETURN;
+    END IF;
     user_ := visrec._evaluated_column(events, columns[1], 3);
     item := visrec._evaluated_column(events, columns[2], 3);
     at := visrec._evaluated_column(events, columns[4], 1);
@@ -48,6 +54,7 @@ BEGIN
             MESSAGE = format('column "%s" of table "%s" cannot hold keys of table "%s"', item.attname, visrec._label(events), visrec._label(n.relation)),
             DETAIL = format('It is of type %s, the key of type %s.', format_type(item.atttypid, item.atttypmod), n.key_type);
     END;
+    PERFORM visrec._check_sources(n);
     met := format('%s AS e JOIN %s AS t ON t.%s %s e.%I::%s', events, n."table", n.key, n.equals, item.attname, n.key_type);
     RETURN QUERY EXECUTE format($query$
         WITH met AS (               -- each item once, when the user first met it

@@ -58,6 +58,12 @@ DECLARE
 BEGIN
     PERFORM visrec._check_owner(n.relation);
     PERFORM visrec._check_search(k, max_distance);
+    IF visrec._acts_for_owner(n.relation) THEN
+        RETURN QUERY SELECT * FROM jsonb_to_recordset(visrec._call(n.id, 'duplicates',
+            jsonb_build_object('k', k, 'max_distance', max_distance)))
+            AS r (id_a text, id_b text, kind text, similarity float8, percentile float8);
+        RETURN;
+    END IF;
     pairs := visrec._near_pairs(n, k, max_distance);
     IF pairs.ids_a IS NULL THEN
         RETURN;

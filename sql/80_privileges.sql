@@ -7,6 +7,7 @@ BEGIN
     IF access = 'embed' THEN
         RETURN QUERY SELECT unnest(ARRAY[
             'visrec.attach(regclass, name, name, text, text, text, name[], name)',
+            'visrec._attach(regclass, name, name, text, text, text, name[], name, name[])',
             'visrec.backfill(regclass, integer, bigint, name)',
             'visrec.retry(regclass, name)',
             'visrec.recheck(regclass, name)',
@@ -70,12 +71,18 @@ COMMENT ON FUNCTION visrec.revoke_access(regrole, text) IS
     'Takes back what visrec.grant_access gave. Rows of tables of a role without embed are kept without a vector.';
 REVOKE ALL ON FUNCTION visrec.revoke_access(regrole, text) FROM PUBLIC;
 
+CREATE FUNCTION visrec._may_embed(role oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT has_function_privilege(role, 'visrec._python_embed_rows(text, text[], boolean, boolean)', 'EXECUTE')
+$$;
+COMMENT ON FUNCTION visrec._may_embed(oid) IS 'Whether a role has been given access.';
+
 CREATE FUNCTION visrec._check_access(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner regrole := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation);
 BEGIN
-    IF has_function_privilege(owner, 'visrec._python_embed_rows(text, text[], boolean, boolean)', 'EXECUTE') THEN
+    IF visrec._may_embed(owner) THEN
         RETURN;
     ELSIF has_function_privilege('visrec.grant_access(regrole, text)', 'EXECUTE') THEN
         PERFORM visrec.grant_access(owner);

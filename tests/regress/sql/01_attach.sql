@@ -30,6 +30,7 @@ SELECT count(*) AS indexes FROM pg_index WHERE indrelid = 'posts'::regclass;
 -- A rename: the attachment follows, and its functions keep their name. For another it is attached anew.
 ALTER TABLE posts RENAME TO articles;
 SET client_min_messages = warning;
+SELECT * FROM similar_posts(1);
 SELECT visrec.attach('articles');
 SELECT relation, name, problem FROM visrec.attached;
 CREATE VIEW made AS SELECT p.oid::regprocedure AS function FROM pg_proc AS p
@@ -109,7 +110,7 @@ SELECT visrec.attach('plain', model => 'pixels');
 DROP EXTENSION visrec;
 \d plain
 SELECT * FROM made;
-SELECT nspname FROM pg_namespace WHERE nspname = 'visrec';
+SELECT proname FROM pg_proc WHERE pronamespace = 'visrec'::regnamespace;        -- the schema, which PostgreSQL leaves, is empty
 INSERT INTO plain VALUES (1, 'still.jpg');
 DROP VIEW made;
 DROP TABLE plain, no_key, two_keys, indexed CASCADE;

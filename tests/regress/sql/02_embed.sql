@@ -14,7 +14,7 @@ SELECT visrec.attach('swatch', image_column => 'image', model => 'pixels', show_
 INSERT INTO swatch VALUES (1, picture('e01010'), 'red'), (2, picture('c01818'), 'dark red'),
     (3, picture('1010e0'), 'blue'), (4, picture('1818c0'), 'dark blue'), (5, NULL, 'none');
 SELECT id, vector_dims(content_vector), round(vector_norm(content_vector)::numeric, 5) AS norm FROM swatch ORDER BY id;
-SELECT id, name FROM similar_swatch(1, 2);
+SELECT count(*), (array_agg(name))[1] AS nearest FROM similar_swatch(1, 2);
 SELECT id, name FROM similar_swatch(3, 1);
 SELECT name, similarity > 0.9 AS close, similarity < 1.000001 AS at_most_1 FROM similar_swatch(2);
 SELECT * FROM similar_swatch(5);

@@ -93,6 +93,30 @@ SELECT relation, name FROM visrec.attached ORDER BY name;
 DROP SCHEMA shop CASCADE;
 DROP TABLE posts;
 
+-- A rename of the table, of its schema, of a column: searches follow, also where another table takes the name over.
+CREATE SCHEMA shop;
+CREATE TABLE shop.moved (id integer PRIMARY KEY, image bytea);
+SELECT visrec.attach('shop.moved', image_column => 'image', model => 'pixels');
+INSERT INTO shop.moved VALUES (1, picture('e01010')), (2, picture('c01818'));
+ALTER TABLE shop.moved RENAME TO renamed;
+SELECT id FROM shop.similar_moved(1);
+CREATE TABLE shop.moved AS SELECT id + 10 AS id, image, content_vector, content_vector_source FROM shop.renamed;
+SELECT id FROM shop.similar_moved(1);
+SELECT id FROM shop.similar_moved(11);
+ALTER SCHEMA shop RENAME TO store;
+CREATE SCHEMA shop;
+CREATE TABLE shop.renamed AS SELECT id + 10 AS id, image, content_vector, content_vector_source FROM store.renamed;
+SELECT id FROM store.similar_moved(1);
+SELECT id FROM store.similar_moved(11);
+ALTER TABLE store.renamed RENAME content_vector TO vector;
+ALTER TABLE store.renamed RENAME image TO picture;
+ALTER TABLE store.renamed RENAME id TO number;
+SELECT id FROM store.similar_moved(1);
+INSERT INTO store.renamed VALUES (3, picture('c81818'));
+SELECT id FROM store.similar_moved(1);
+SELECT relation, name, key_column, image_column, vector_column, problem FROM visrec.attached WHERE name = 'moved';
+DROP SCHEMA shop, store CASCADE;
+
 -- Partitions
 CREATE TABLE parts (id integer PRIMARY KEY, image bytea) PARTITION BY RANGE (id);
 CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (100);

@@ -44,7 +44,7 @@ INSERT INTO visrec.setting_value VALUES ('image_roots', '/');
 UPDATE visrec.attachment SET model = 'clip-ViT-B-32';
 UPDATE visrec.own_attachment SET relation = 'pg_class';
 UPDATE visrec.own_attachment SET columns = '{id,id,content_vector,content_vector_source}';
-UPDATE visrec.own_attachment SET id = 4711;
+UPDATE visrec.own_attachment SET id = 4711, name = 'other';
 CREATE TABLE shop.lists (id integer PRIMARY KEY, image bytea);
 RESET ROLE;
 CREATE TABLE public.others (id integer PRIMARY KEY, image bytea);
@@ -97,7 +97,8 @@ SELECT visrec.revoke_access('regress_visrec_owner');
 SET client_min_messages = notice;
 SELECT visrec.attach('shop.lists', image_column => 'image', model => 'pixels');
 SET client_min_messages = warning;
-SELECT proname, proowner::regrole, prosecdef, proacl FROM pg_proc WHERE proname ~ ('_lists|_table_|_trigger_|^_nearest_') ORDER BY 1;
+SELECT p.oid::regprocedure, p.proowner::regrole, p.prosecdef, p.proacl FROM pg_proc AS p
+WHERE p.proname ~ '_lists' OR p.pronamespace = 'visrec'::regnamespace AND p.proname ~ '_2$' ORDER BY p.oid::regprocedure::text COLLATE "C";
 INSERT INTO shop.lists VALUES (1, public.picture('e01010'));
 SELECT state, rows FROM visrec.coverage('shop.lists') WHERE rows > 0;
 
@@ -111,21 +112,22 @@ RESET ROLE;
 INSERT INTO shop.lists VALUES (2, public.picture('e01010'));
 SELECT * FROM shop.seen;
 -- So it does when a superuser backfills or retries, and a function that the owner changed is not called.
-ALTER TABLE shop.lists DISABLE TRIGGER visrec_insert;
+ALTER TABLE shop.lists DISABLE TRIGGER visrec_2_insert;
 INSERT INTO shop.lists VALUES (3, public.picture('e01010')), (4, 'a');
-ALTER TABLE shop.lists ENABLE TRIGGER visrec_insert;
+ALTER TABLE shop.lists ENABLE TRIGGER visrec_2_insert;
 CALL visrec.backfill('shop.lists');
-ALTER TABLE shop.lists DISABLE TRIGGER visrec_update_row;
+ALTER TABLE shop.lists DISABLE TRIGGER "~visrec_2_image";
 UPDATE shop.lists SET image = public.picture('e01010') WHERE id = 4;
 TRUNCATE shop.seen;
 SELECT visrec.retry('shop.lists');
 SELECT * FROM shop.seen;
 SELECT state, rows FROM visrec.coverage('shop.lists') WHERE rows > 0;
 SET ROLE regress_visrec_owner;
-ALTER FUNCTION shop.visrec_backfill_lists(text, jsonb) SECURITY INVOKER;
+ALTER FUNCTION visrec._table_2(text, jsonb) SECURITY INVOKER;
 RESET ROLE;
 CALL visrec.backfill('shop.lists');
 SELECT visrec.retry('shop.lists');
+SELECT * FROM visrec.coverage('shop.lists');
 SELECT visrec.attach('shop.lists', image_column => 'image', model => 'pixels');
 CALL visrec.backfill('shop.lists');
 

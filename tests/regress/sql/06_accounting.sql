@@ -77,17 +77,17 @@ SELECT states('parts'), failed();
 
 -- DROP TABLE takes along what attach made, and nothing of any other table's.
 INSERT INTO items VALUES (1, 'a');
-SELECT oid::regprocedure FROM pg_proc WHERE proname ~ 'items|parts|^_(table|trigger|nearest)_[0-9]' ORDER BY oid::regprocedure::text COLLATE "C";
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname ~ 'items|parts' OR pronamespace = 'visrec'::regnamespace AND proname ~ '_[0-9]+$' ORDER BY oid::regprocedure::text COLLATE "C";
 BEGIN;
 DROP TABLE items;
 SELECT failed();
 ROLLBACK;
 SELECT failed();
 DROP TABLE items;
-SELECT oid::regprocedure FROM pg_proc WHERE proname ~ 'items|parts|^_(table|trigger|nearest)_[0-9]' ORDER BY oid::regprocedure::text COLLATE "C";
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname ~ 'items|parts' OR pronamespace = 'visrec'::regnamespace AND proname ~ '_[0-9]+$' ORDER BY oid::regprocedure::text COLLATE "C";
 SELECT failed();
 SELECT visrec.attach('parts', image_column => 'image', model => 'pixels');
-SELECT oid::regprocedure FROM pg_proc WHERE proname ~ 'items|parts|^_(table|trigger|nearest)_[0-9]' ORDER BY oid::regprocedure::text COLLATE "C";
+SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname ~ 'items|parts' OR pronamespace = 'visrec'::regnamespace AND proname ~ '_[0-9]+$' ORDER BY oid::regprocedure::text COLLATE "C";
 DROP TABLE parts;
 SELECT count(*) FROM pg_depend WHERE deptype = 'x';
 SELECT failed();

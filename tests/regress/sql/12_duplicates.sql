@@ -4,6 +4,8 @@ SET client_min_messages = warning;
 CREATE EXTENSION visrec CASCADE;
 CREATE ROLE regress_visrec_owner;
 RESET client_min_messages;
+SET timezone = 'UTC';
+SET datestyle = 'ISO';
 
 -- A ring on a background, in a red and a blue from 0 to 15; scale enlarges it, the comment changes no pixel.
 CREATE FUNCTION ring(red integer, blue integer, radius integer DEFAULT 9, scale integer DEFAULT 1, comment text DEFAULT '')
