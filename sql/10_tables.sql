@@ -95,7 +95,6 @@ VALUES ('pixels', NULL, 512, 'pixels-1', true);    -- its reference: see selftes
 CREATE SEQUENCE visrec.attachment_id AS integer;
 SELECT pg_catalog.pg_extension_config_dump('visrec.attachment_id', '');
 COMMENT ON SEQUENCE visrec.attachment_id IS 'The next attachment''s id.';
-GRANT USAGE ON SEQUENCE visrec.attachment_id TO PUBLIC;
 GRANT SELECT ON SEQUENCE visrec.attachment_id TO pg_database_owner;
 
 CREATE TABLE visrec.attachment (

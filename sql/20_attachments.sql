@@ -170,10 +170,18 @@ $$;
 COMMENT ON FUNCTION visrec._find(regclass, name) IS
     'The id of a table''s attachment with this name; with NULL, of its first. Raises an error where it has none.';
 
+CREATE FUNCTION visrec._name_argument(attachment integer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN EXISTS (SELECT FROM visrec.attachment AS o WHERE o.relation = a.relation AND o.id < a.id)
+        THEN format(', name => %L', a.name) ELSE '' END
+    FROM visrec.attachment AS a WHERE a.id = attachment
+$$;
+COMMENT ON FUNCTION visrec._name_argument(integer) IS
+    'What a call in a hint has after its table, unless the attachment is the table''s first.';
+
 CREATE FUNCTION visrec._attach_call(a visrec.attachment) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('SELECT visrec.attach(%L%s);', a.relation, CASE WHEN a.id <> (
-        SELECT min(o.id) FROM visrec.attachment AS o WHERE o.relation = a.relation) THEN format(', name => %L', a.name) ELSE '' END)
+    SELECT format('SELECT visrec.attach(%L%s);', a.relation, visrec._name_argument(a.id))
 $$;
 COMMENT ON FUNCTION visrec._attach_call(visrec.attachment) IS 'The call that brings an attachment up to date, for hints.';
 
@@ -222,7 +230,7 @@ END
 $$;
 COMMENT ON FUNCTION visrec._raise_problem(visrec.attachment) IS 'Raises what visrec._problem says.';
 
-CREATE FUNCTION visrec._resolve(attachment integer) RETURNS visrec._names
+CREATE FUNCTION visrec._resolve(attachment integer, missing_ok boolean DEFAULT false) RETURNS visrec._names
 -- Every search and every INSERT asks: one statement, planned once a session.
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -258,6 +266,9 @@ BEGIN
         SELECT FROM pg_index AS x WHERE x.indrelid = a.relation AND x.indisprimary AND x.indnkeyatts = 1 AND x.indkey[0] = a.numbers[1]);
     IF n.id IS NULL THEN
         PERFORM visrec._raise_problem(a) FROM visrec.attachment AS a WHERE a.id = attachment;
+        IF missing_ok THEN
+            RETURN NULL;
+        END IF;
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = format('attachment %s does not exist', attachment),
             DETAIL = 'Its table was detached, or restored without the data of visrec.attachment.',
@@ -267,9 +278,9 @@ BEGIN
     RETURN n;
 END
 $$;
-COMMENT ON FUNCTION visrec._resolve(integer) IS
+COMMENT ON FUNCTION visrec._resolve(integer, boolean) IS
     'An attachment''s names as they are now. Renamed columns are found by their numbers; any other change is an error '
-    'that says what to call.';
+    'that says what to call. missing_ok: NULL, not an error, if there is no such attachment.';
 
 CREATE FUNCTION visrec._current_name(relation oid, number smallint) RETURNS name
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -146,7 +146,7 @@ BEGIN
     IF outcome ? 'error' THEN
         PERFORM visrec._checked(outcome);
     ELSIF (outcome ->> 'seen')::integer < rows AND row_security_active(n.relation) THEN
-        PERFORM visrec._warn_hidden(n.relation, rows - (outcome ->> 'seen')::integer);
+        PERFORM visrec._warn_hidden(n.id, rows - (outcome ->> 'seen')::integer);
     END IF;
     IF (outcome ->> 'failed')::integer = 0 THEN
         RETURN;
@@ -168,14 +168,16 @@ COMMENT ON FUNCTION visrec._embed_rows(visrec._names, text[], name[], boolean, b
     'Embeds rows by key, as the table''s owner; schemas is the search_path of the statement. Failures become one WARNING, or '
     'an error where the attachment''s on_error is raise and may_raise.';
 
-CREATE FUNCTION visrec._warn_hidden(relation regclass, rows bigint) RETURNS void
+CREATE FUNCTION visrec._warn_hidden(attachment integer, rows bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    relation regclass := (SELECT a.relation FROM visrec.attachment AS a WHERE a.id = attachment);
 BEGIN
     RAISE WARNING USING
         MESSAGE = format('%s rows have no vector because row-level security hides them from the owner of table "%s"', rows,
             visrec._label(relation)),
-        HINT = format('Let a policy show them to the owner (FORCE ROW LEVEL SECURITY binds it, too), then: CALL visrec.backfill(%L);',
-            relation);
+        HINT = format('Let a policy show them to the owner (FORCE ROW LEVEL SECURITY binds it, too), then: CALL visrec.backfill(%L%s);',
+            relation, visrec._name_argument(attachment));
 END
 $$;
-COMMENT ON FUNCTION visrec._warn_hidden(regclass, bigint) IS 'Warns of pending rows that the table''s owner cannot see.';
+COMMENT ON FUNCTION visrec._warn_hidden(integer, bigint) IS 'Warns of pending rows that the table''s owner cannot see.';

@@ -11,11 +11,14 @@ BEGIN
 END
 $body$, $1), format($body$
 DECLARE
-    n visrec._names := visrec._resolve(%1$s);
+    n visrec._names := visrec._resolve(%1$s, true);
     keys pg_catalog.text[];
     new_keys pg_catalog.text[];
 BEGIN
-    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+    IF n.id IS NULL THEN
+        PERFORM visrec._warn_unattached(TG_RELID, TG_LEVEL, TG_OP);
+        RETURN NEW;
+    ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         EXECUTE visrec._inserted_keys(n, TG_RELID) INTO keys;
         PERFORM visrec._embed_rows(n, keys, pg_catalog.current_schemas(false));
     ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
@@ -124,6 +127,21 @@ END
 $$;
 COMMENT ON FUNCTION visrec._check_caller(visrec._names, oid) IS
     'Raises an error if the trigger function is called for a table that is neither the attached one nor a partition of it.';
+
+CREATE FUNCTION visrec._warn_unattached(relation regclass, level text, operation text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF level = 'STATEMENT' AND operation <> 'TRUNCATE' THEN
+        RAISE WARNING USING
+            MESSAGE = format('table "%s" has visrec''s triggers and is not attached; its rows are kept without a vector',
+                visrec._label(relation)),
+            DETAIL = 'It was restored without the data of visrec.attachment.',
+            HINT = format('SELECT visrec.attach(%L, …); CALL visrec.backfill(%L);', relation, relation);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._warn_unattached(regclass, text, text) IS
+    'Warns, once a statement that may bring images, where a dump brought triggers without their attachment.';
 
 CREATE FUNCTION visrec._inserted_keys(n visrec._names, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

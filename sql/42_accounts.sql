@@ -403,7 +403,7 @@ BEGIN
     RAISE NOTICE '%: % rows embedded, % failed, in % s (% rows/s)', visrec._label(relation), embedded, failed,
         round(seconds::numeric, 1), round(((embedded + failed) / seconds)::numeric, 1);
     IF hidden AND total > embedded + failed THEN
-        PERFORM visrec._warn_hidden(relation, total - embedded - failed);
+        PERFORM visrec._warn_hidden(attachment, total - embedded - failed);
     END IF;
     IF failed > 0 THEN
         RAISE WARNING USING
@@ -455,7 +455,7 @@ BEGIN
     IF changed > 0 THEN
         RAISE NOTICE USING
             MESSAGE = format('%s images of table "%s" have changed', changed, visrec._label(relation)),
-            HINT = format('CALL visrec.backfill(%L);', relation);
+            HINT = format('CALL visrec.backfill(%L%s);', relation, visrec._name_argument(attachment));
     END IF;
     RETURN changed;
 END

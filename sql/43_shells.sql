@@ -1,12 +1,18 @@
 -- The functions that attach writes into a table's schema: shells with the types of its columns, which pass the call on.
 
-CREATE FUNCTION visrec._object_name(a visrec.attachment, prefix text, suffix text DEFAULT '') RETURNS name
+CREATE FUNCTION visrec._fitted_name(prefix text, name text, id integer, suffix text) RETURNS name
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     -- What would be longer than PostgreSQL allows is cut, and has the attachment's number, so that no two are the same.
-    SELECT CASE WHEN octet_length(prefix || (a).name || suffix) <= 63 THEN prefix || (a).name || suffix
-        ELSE (SELECT prefix || left((a).name, l) || '_' || (a).id || suffix FROM generate_series(1, 63) AS l
-              WHERE octet_length(prefix || left((a).name, l) || '_' || (a).id || suffix) <= 63 ORDER BY l DESC LIMIT 1)
+    SELECT CASE WHEN octet_length(prefix || name || suffix) <= 63 THEN prefix || name || suffix
+        ELSE (SELECT prefix || left(name, l) || '_' || id || suffix FROM generate_series(1, 63) AS l
+              WHERE octet_length(prefix || left(name, l) || '_' || id || suffix) <= 63 ORDER BY l DESC LIMIT 1)
         END::name
+$$;
+COMMENT ON FUNCTION visrec._fitted_name(text, text, integer, text) IS 'A name with something before and after it, in 63 bytes.';
+
+CREATE FUNCTION visrec._object_name(a visrec.attachment, prefix text, suffix text DEFAULT '') RETURNS name
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT visrec._fitted_name(prefix, (a).name, (a).id, suffix)
 $$;
 COMMENT ON FUNCTION visrec._object_name(visrec.attachment, text, text) IS 'The name of an attachment''s function or index.';
 
@@ -69,14 +75,14 @@ DECLARE
     key text := format_type(a.types[1], -1);
     user_type text := (SELECT format_type(f.atttypid, -1) FROM pg_attribute AS f
                        WHERE f.attrelid = a.events AND f.attname = a.event_columns[1] AND NOT f.attisdropped);
-    columns text := (SELECT string_agg(format(', %I %s', c.name, format_type(c.type, -1)), '' ORDER BY c.n)
-                     FROM unnest(a.columns, a.types) WITH ORDINALITY AS c (name, type, n) WHERE c.n = 2 OR c.n > 4);
+    columns text[] := ARRAY(SELECT format('%I %s', c.name, format_type(c.type, -1))
+                            FROM unnest(a.columns, a.types) WITH ORDINALITY AS c (name, type, n) WHERE c.n = 2 OR c.n > 4 ORDER BY c.n);
 BEGIN
     RETURN QUERY
     WITH listed AS (
         SELECT s.*, visrec._object_name(a, s.prefix, s.suffix) AS name,
                CASE s.results
-                   WHEN 'rows' THEN format('id %s, similarity double precision%s', key, columns)
+                   WHEN 'rows' THEN format('id %s, similarity double precision, %s', key, array_to_string(columns, ', '))
                    WHEN 'pairs' THEN format('id_a %1$s, id_b %1$s, kind text, similarity double precision, '
                        'percentile double precision', key)
                    ELSE format('id %s, image text, code text, message text, attempts integer, first_try timestamptz, '
@@ -85,18 +91,19 @@ BEGIN
     )
     SELECT l.name, p.types,
            -- The key of similar_ is an argument and a column of its result.
-           CASE WHEN l.prefix = 'similar_' THEN format('(INOUT %s, OUT %s) RETURNS SETOF record', p.declared,
-                    replace(substr(l.row, strpos(l.row, ', ') + 2), ', ', ', OUT '))
+           CASE WHEN l.prefix = 'similar_' THEN format('(INOUT %s, OUT similarity double precision, OUT %s) RETURNS SETOF record',
+                    p.declared, array_to_string(columns, ', OUT '))
                 ELSE format('(%s) RETURNS TABLE (%s)', p.declared, l.row) END
            || format(' LANGUAGE sql %s ROWS 10', CASE WHEN l.volatile THEN 'VOLATILE' ELSE 'STABLE' END),
            format(E'\n    SELECT * FROM visrec.%s%s\n', replace(l.calls, '@id', a.id::text),
                CASE WHEN l.prefix <> 'similar_' THEN format(E'\n    AS r (%s)', l.row) END),
            format(l.meaning, visrec._label(a.relation))
     FROM listed AS l, LATERAL (
-        SELECT string_agg(replace(g.argument, ' = ', ' DEFAULT '), ', ' ORDER BY g.n) AS declared,
-               coalesce(string_agg(regexp_replace(split_part(g.argument, ' = ', 1), '^\S+ ', ''), ', ' ORDER BY g.n), '') AS types
-        FROM (SELECT replace(replace(u.argument, '@key', key), '@user', coalesce(user_type, '')) AS argument, u.n
-              FROM unnest(l.arguments) WITH ORDINALITY AS u (argument, n)) AS g
+        SELECT replace(replace(string_agg(replace(u.argument, ' = ', ' DEFAULT '), ', ' ORDER BY u.n), '@key', key),
+                   '@user', coalesce(user_type, '')) AS declared,
+               replace(replace(coalesce(string_agg(regexp_replace(split_part(u.argument, ' = ', 1), '^\S+ ', ''), ', ' ORDER BY u.n), ''),
+                   '@key', key), '@user', coalesce(user_type, '')) AS types
+        FROM unnest(l.arguments) WITH ORDINALITY AS u (argument, n)
     ) AS p;
 END
 $$;
@@ -119,9 +126,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                   UNION ALL SELECT FROM pg_proc AS t WHERE t.pronamespace = 'visrec'::regnamespace
                       AND t.proname = '_table_' || (a).id AND t.proowner = p.proowner
                   UNION ALL SELECT FROM pg_class AS c WHERE c.oid = (a).relation AND c.relnamespace = p.pronamespace)
+       -- Shells without their attachment, which is what a dump without data restores.
+       OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = (a).relation AND p.proowner = c.relowner AND c.relnamespace = p.pronamespace)
+          AND coalesce(substring(p.prosrc FROM '^\n    SELECT \* FROM visrec\._similar_([0-9]{1,9})\('),
+              substring(p.prosrc FROM '^\n    SELECT \* FROM visrec\._[a-z_]+\(([0-9]{1,9})[,)]'))::integer
+              NOT IN (SELECT o.id FROM visrec.attachment AS o)
 $$;
 COMMENT ON FUNCTION visrec._written_shells(visrec.attachment) IS
-    'The shells of an attachment that exist: the functions whose text is what attach wrote.';
+    'The shells of an attachment that exist: the functions whose text is what attach wrote, and those of the table''s owner '
+    'that call an attachment that does not exist.';
 
 CREATE FUNCTION visrec._make_shell(a visrec.attachment, before regprocedure[], shell record) RETURNS regprocedure
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

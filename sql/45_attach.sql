@@ -42,7 +42,7 @@ BEGIN
     type := (SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = keys[1]);
     IF EXISTS (SELECT FROM pg_type AS t WHERE t.oid = visrec._base_type(type) AND t.typcategory IN ('A', 'C')) THEN
         RAISE feature_not_supported USING       -- there are no arrays of arrays, and unnest takes records apart
-            MESSAGE = format('cannot attach table "%s", whose primary key is of type %s', label, format_type(type, -1));
+            MESSAGE = format('cannot attach table "%s" because its primary key is of type %s', label, format_type(type, -1));
     END IF;
     RETURN keys[1];
 END
@@ -205,7 +205,8 @@ $$;
 COMMENT ON FUNCTION visrec._as_now(visrec.attachment) IS 'An attachment with the names and types that its columns have now.';
 
 CREATE FUNCTION visrec._next_id() RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- As the extension's owner: who could draw from the sequence by itself could run it dry, and nobody would attach any more.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     next_id integer;
 BEGIN
@@ -219,6 +220,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._next_id() IS 'An id for a new attachment.';
+REVOKE ALL ON FUNCTION visrec._next_id() FROM PUBLIC;
 
 CREATE FUNCTION visrec._wanted(relation regclass, image_column name, vector_column name, model visrec.model, mode text,
     on_error text, show_columns name[], name name, before visrec.attachment) RETURNS visrec.attachment
@@ -231,7 +233,7 @@ BEGIN
     a.relation := relation;
     a.name := coalesce(name, before.name, (SELECT c.relname FROM pg_class AS c WHERE c.oid = relation));
     a.columns := ARRAY[visrec._check_table(relation), coalesce(image_column, a.columns[2], 'image_path'), vector,
-        CASE WHEN vector = a.columns[3] THEN a.columns[4] ELSE left(vector, 56) || '_source' END]
+        CASE WHEN vector = a.columns[3] THEN a.columns[4] ELSE visrec._fitted_name('', vector, a.id, '_source') END]
         || coalesce(show_columns, a.columns[5:], '{}');
     a.model := model.name;
     a.fingerprint := model.fingerprint;
@@ -244,7 +246,7 @@ BEGIN
         RAISE NOTICE USING
             MESSAGE = format('the index of table "%s" is no longer reduced', visrec._label(relation)),
             DETAIL = 'Its components were fitted to another model''s vectors.',
-            HINT = format('SELECT * FROM visrec.reduce(%L, %s);', relation, cardinality(a.components));
+            HINT = format('SELECT * FROM visrec.reduce(%L, %s%s);', relation, cardinality(a.components), visrec._name_argument(a.id));
         a.components := NULL;
         a.index_method := 'hnsw';
         a.index_metric := 'cosine';
@@ -333,8 +335,7 @@ BEGIN
     IF due > 0 THEN
         RAISE NOTICE USING
             MESSAGE = format('%s rows of table "%s" have an image but no vector', due, visrec._label(relation)),
-            HINT = format('CALL visrec.backfill(%s);', concat_ws(', ', quote_literal(relation::text),
-                CASE WHEN a.id <> visrec._find(relation) THEN format('name => %L', a.name) END));
+            HINT = format('CALL visrec.backfill(%L%s);', relation, visrec._name_argument(a.id));
     END IF;
 END
 $$;
@@ -371,7 +372,8 @@ BEGIN
             MESSAGE = format('table "%s" has vectors of another model', visrec._label(a.relation)),
             DETAIL = 'Vectors of different models cannot be compared.',
             HINT = format('Name another vector_column, or drop the vectors: SELECT visrec.detach(%1$L, drop_vectors => '
-                'true); or ALTER TABLE %1$s DROP COLUMN %2$I, DROP COLUMN %3$I;', a.relation, a.columns[3], a.columns[4]);
+                'true%4$s); or ALTER TABLE %1$s DROP COLUMN %2$I, DROP COLUMN %3$I;', a.relation, a.columns[3], a.columns[4],
+                visrec._name_argument(a.id));
     END IF;
 END
 $$;

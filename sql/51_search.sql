@@ -9,7 +9,7 @@ DECLARE
 BEGIN
     PERFORM visrec._nothing(strict, format('row %s of table "%s" has no vector', row_id, visrec._label(n.relation)),
         coalesce(reason, 'It has no image, or its image is not embedded yet') || '.',
-        format('SELECT * FROM visrec.coverage(%L);', n.relation::regclass));
+        format('SELECT * FROM visrec.coverage(%L%s);', n.relation::regclass, visrec._name_argument(n.id)));
 END
 $$;
 COMMENT ON FUNCTION visrec._no_vector(visrec._names, text, boolean) IS 'Says why a row has no vector.';
@@ -39,7 +39,7 @@ BEGIN
     RAISE object_not_in_prerequisite_state USING
         MESSAGE = format('the vector of row %s of table "%s" was made by another model', row_id, visrec._label(relation)),
         DETAIL = 'Vectors of different models cannot be compared.',
-        HINT = format('CALL visrec.backfill(%L);', relation);
+        HINT = format('CALL visrec.backfill(%L%s);', relation, visrec._name_argument(attachment));
 END
 $$;
 COMMENT ON FUNCTION visrec._other_model(integer, text) IS 'Raises an error: this row''s vector cannot be compared.';

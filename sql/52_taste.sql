@@ -121,7 +121,7 @@ BEGIN
         PERFORM visrec._other_model(n.id, other);
     ELSIF likes IS NULL THEN
         PERFORM visrec._nothing(strict, CASE WHEN cardinality(liked) > 0 THEN 'none of the liked rows has a vector'
-            ELSE 'there are no liked rows' END, hint => format('SELECT * FROM visrec.coverage(%L);', n.relation::regclass));
+            ELSE 'there are no liked rows' END, hint => format('SELECT * FROM visrec.coverage(%L%s);', n.relation::regclass, visrec._name_argument(n.id)));
     ELSIF missing IS NOT NULL OR bare IS NOT NULL THEN
         RAISE NOTICE USING
             MESSAGE = format('%s of the %s liked and disliked rows are left out', cardinality(missing || bare),

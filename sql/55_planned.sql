@@ -34,8 +34,9 @@ DECLARE
     made regprocedure;
 BEGIN
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
-    columns := (SELECT string_agg(format(', %I %s', c.name, format_type(c.type, -1)), '' ORDER BY c.n)
-                FROM unnest(a.columns, a.types) WITH ORDINALITY AS c (name, type, n) WHERE c.n = 2 OR c.n > 4);
+    -- Not by their own names: PL/pgSQL takes no parameter that is called $1.
+    columns := (SELECT string_agg(format(', column_%s %s', c.n, format_type(c.type, -1)), '' ORDER BY c.n)
+                FROM unnest(a.types) WITH ORDINALITY AS c (type, n) WHERE c.n = 2 OR c.n > 4);
     ordering := format('%s %s %s', format(parts.expression, 't.' || n.vector), parts.operator, format(parts.expression, '$1'));
     PERFORM visrec._drop_searches(attachment);
 
@@ -65,16 +66,16 @@ BEGIN
     FROM (SELECT t.%7$s AS id, t.%8$s OPERATOR(%9$s.<=>) $1 AS d FROM %10$s AS t
           WHERE t.%8$s IS NOT NULL AND NOT t.%7$s %11$s ANY ($2) ORDER BY %12$s LIMIT search.pool) AS s;
     PERFORM pg_catalog.set_config(%4$L, search.iterative, true), pg_catalog.set_config(%2$L, search.breadth, true);
-    IF pg_catalog.cardinality(search.found_ids) OPERATOR(pg_catalog.=) search.pool AND (%13$s) THEN
+    IF pg_catalog.cardinality(search.found_ids) OPERATOR(pg_catalog.=) search.pool
+        AND search.found_distances[$3] OPERATOR(pg_catalog.<>) search.found_distances[$3 OPERATOR(pg_catalog.+) 1]
+    THEN
         ids := search.found_ids[:$3];
         distances := search.found_distances[:$3];
     END IF;
 END
 $body$, pool.pool, CASE pool.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END, n.key_type,
             pool.scan || '.iterative_scan', CASE pool.scan WHEN 'hnsw' THEN 'strict_order' ELSE 'relaxed_order' END, pool.breadth,
-            n.key, n.vector, n.vector_schema, n."table", n.equals, ordering,
-            CASE WHEN n.index_method IN ('hnsw_binary', 'hnsw_reduced') THEN 'true' ELSE
-                'search.found_distances[$3] OPERATOR(pg_catalog.<>) search.found_distances[$3 OPERATOR(pg_catalog.+) 1]' END) END);
+            n.key, n.vector, n.vector_schema, n."table", n.equals, ordering) END);
 
     EXECUTE format('CREATE FUNCTION visrec.%I(%s, integer, jsonb, double precision, boolean) '
         'RETURNS TABLE (id %s, similarity double precision%s) LANGUAGE plpgsql STABLE ROWS 10 AS %L',
@@ -103,7 +104,7 @@ BEGIN
     RETURN QUERY SELECT * FROM visrec._similar(%10$s, $1, $2, $3, $4, $5) AS r (id %11$s, similarity double precision%12$s);
 END
 $body$, n.vector_schema, n.vector, n.source, n."table", n.key, n.equals, n.weights, '_nearest_' || n.id,
-            replace(replace(visrec._result_statement(n), '$1', 'search.found.ids'), '$2', 'search.found.distances'),
+            visrec._result_statement(n, '(SELECT search.found.ids AS ids, search.found.distances AS distances)'),
             n.id, n.key_type, columns));
 
     EXECUTE format('CREATE FUNCTION visrec.%I(%s[], double precision[]) RETURNS TABLE (id %s, similarity double precision%s) '

@@ -153,11 +153,11 @@ BEGIN
         RETURN;
     ELSIF parts.dimension > parts.most THEN
         RAISE NOTICE USING
-            MESSAGE = format('column %s of table "%s" has no index', n.vector, visrec._label(n.relation)),
+            MESSAGE = format('column "%s" of table "%s" has no index', btrim(n.vector, '"'), visrec._label(n.relation)),
             DETAIL = format('The model''s vectors have %s dimensions, and method %s takes at most %s. Searches scan the table.', parts.dimension,
                 n.index_method, parts.most),
-            HINT = format('SELECT visrec.reindex(%L, %L);', n.relation::regclass,
-                CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half' ELSE 'hnsw_binary' END);
+            HINT = format('SELECT visrec.reindex(%L, %L%s);', n.relation::regclass,
+                CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half' ELSE 'hnsw_binary' END, visrec._name_argument(n.id));
         RETURN;
     END IF;
     PERFORM visrec._build_index(n, parts);
@@ -174,7 +174,7 @@ BEGIN
     IF n.index_method = 'hnsw_reduced' THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'index method "hnsw_reduced" needs a number of dimensions',
-            HINT = format('SELECT * FROM visrec.reduce(%L, 128);', n.relation::regclass);
+            HINT = format('SELECT * FROM visrec.reduce(%L, 128%s);', n.relation::regclass, visrec._name_argument(n.id));
     ELSIF parts.operator IS NULL THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('unknown index method "%s" or metric "%s"', n.index_method, n.index_metric),

@@ -133,13 +133,13 @@ DECLARE
     one_by_one double precision[] := '{}';
 BEGIN
     PERFORM visrec._check_evaluation(ARRAY[k], sample);
-    PERFORM visrec._check_sources(n);
     IF visrec._acts_for_owner(relation) THEN
         SELECT r.* INTO queries, recall, worst, index_ms, exact_ms
         FROM jsonb_to_record(visrec._call(n.id, 'recall', jsonb_build_object('k', k, 'sample', sample)))
             AS r (queries bigint, recall float8, worst float8, index_ms float8, exact_ms float8);
         RETURN;
     END IF;
+    PERFORM visrec._check_sources(n);
     FOR id IN EXECUTE format('SELECT %s FROM %s AS t WHERE t.%s IS NOT NULL ORDER BY %s LIMIT $1', n.key_text, n."table", n.vector,
         visrec._draw(n.key_text)) USING sample
     LOOP
@@ -157,7 +157,7 @@ BEGIN
     IF queries = 0 THEN
         RAISE NOTICE USING
             MESSAGE = format('table "%s" has fewer than two vectors to compare', visrec._label(n.relation)),
-            HINT = format('SELECT * FROM visrec.coverage(%L);', n.relation::regclass);
+            HINT = format('SELECT * FROM visrec.coverage(%L%s);', n.relation::regclass, visrec._name_argument(n.id));
     END IF;
 END
 $$;
@@ -220,7 +220,7 @@ BEGIN
     ELSIF NOT FOUND THEN
         RAISE NOTICE USING
             MESSAGE = format('table "%s" has no row with a vector and a value in column "%s"', visrec._label(n.relation), label_column),
-            HINT = format('SELECT * FROM visrec.coverage(%L);', n.relation::regclass);
+            HINT = format('SELECT * FROM visrec.coverage(%L%s);', n.relation::regclass, visrec._name_argument(n.id));
     END IF;
 END
 $$;

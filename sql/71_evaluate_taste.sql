@@ -36,7 +36,7 @@ BEGIN
     IF events IS NULL THEN
         RAISE null_value_not_allowed USING
             MESSAGE = format('no table of events is known for table "%s"', visrec._label(n.relation)),
-            HINT = format('SELECT visrec.attach_events(%L, …);', n.relation::regclass);
+            HINT = format('SELECT visrec.attach_events(%L, …%s);', n.relation::regclass, visrec._name_argument(n.id));
     END IF;
     IF visrec._acts_for_owner(n.relation) THEN
         RETURN QUERY SELECT * FROM jsonb_to_recordset(visrec._call(n.id, 'evaluate_taste', jsonb_build_object('events', events::oid,

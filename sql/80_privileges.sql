@@ -17,6 +17,7 @@ BEGIN
             'visrec.embed_image(bytea, text)',
             'visrec.embed_text(text, text)',
             'visrec._use_model(text)',
+            'visrec._next_id()',
             'visrec._commit(boolean)',
             'visrec._embed(text, text, bytea, text)',
             'visrec._python_embed_rows(text, text[], boolean, boolean)',
@@ -87,7 +88,7 @@ BEGIN
     ELSIF has_function_privilege('visrec.grant_access(regrole, text)', 'EXECUTE') THEN
         PERFORM visrec.grant_access(owner);
         RAISE NOTICE USING
-            MESSAGE = format('granted the right to embed images to role %s', owner),
+            MESSAGE = format('granted the right to embed images to role "%s"', pg_get_userbyid(owner)),
             DETAIL = format('It owns table "%s", whose rows are embedded with its rights.', visrec._label(relation));
     ELSE
         RAISE insufficient_privilege USING

@@ -55,8 +55,13 @@ def as_server(*command: str | Path, cwd: Path | str = "/", **environment: str) -
         assert done.returncode == 0, f"{command[0]} failed:\n{output.read()}"
 
 
-def client(name: str, *arguments: str, database: str, text: bytes | None = None) -> bytes:
-    """Run a client program on a database of the tests' cluster; what it says."""
+def client(
+    name: str, *arguments: str, database: str, text: bytes | None = None, silent: bool = False
+) -> bytes:
+    """Run a client program on a database of the tests' cluster; what it says.
+
+    ``silent``: it must complain of nothing, warnings included.
+    """
     done = subprocess.run(
         [program(name), *arguments],
         env=os.environ | {"PGDATABASE": database},
@@ -65,6 +70,7 @@ def client(name: str, *arguments: str, database: str, text: bytes | None = None)
         check=False,
     )
     assert done.returncode == 0, f"{name} failed:\n{done.stderr.decode()}"
+    assert not (silent and done.stderr), f"{name} complained:\n{done.stderr.decode()}"
     return done.stdout
 
 

@@ -64,11 +64,6 @@ def test_schema_first_and_data_later(filled, restored, paths):
     check(restored, filled, paths)
 
 
-@pytest.mark.xfail(
-    reason="the triggers try the failed row again, and then its line in the dump is there already",
-    strict=True,
-    raises=AssertionError,
-)
 def test_data_alone_with_triggers(filled, restored, paths):
     load(client("pg_dump", "--schema-only", database=filled.info.dbname))
     load(client("pg_dump", "--data-only", database=filled.info.dbname))

@@ -225,7 +225,7 @@ def test_keys_of_arrays_and_records_are_refused(db, kind):
     with pytest.raises(psycopg.errors.FeatureNotSupported) as raised:
         db.execute("SELECT visrec.attach('items', model => 'pixels')")
     assert raised.value.diag.message_primary == (
-        f'cannot attach table "public.items", whose primary key is of type {kind}'
+        f'cannot attach table "public.items" because its primary key is of type {kind}'
     )
 
 

@@ -170,22 +170,22 @@ def test_a_renamed_column_is_named_in_the_error(posts, paths):
 )
 def test_one_session_searches_tables_with_keys_of_different_types(db, paths, search):
     """PL/pgSQL keeps the types of the first call's records for the session."""
-    keys = {"numbers": ("bigint", "1"), "names": ("text", "'1'"), "days": ("date", "'2026-01-01'")}
-    for table, (kind, key) in keys.items():
+    tables = {
+        "numbers": ("bigint", ["1", "2", "3"]),
+        "names": ("text", ["'1'", "'2'", "'3'"]),
+        "days": ("date", ["'2026-01-01'", "'2026-01-02'", "'2026-01-03'"]),
+    }
+    for table, (kind, keys) in tables.items():
         db.execute(f"CREATE TABLE {table} (id {kind} PRIMARY KEY, image_path text)")
         db.execute(
             f"CREATE TABLE {table}_events (user_id text, post_id {kind}, weight int, at date)"
         )
         db.execute(f"SELECT visrec.attach('{table}', model => 'pixels')")
         db.execute(f"SELECT visrec.attach_events('{table}', '{table}_events')")
-        others = {"bigint": "2", "text": "'2'", "date": "'2026-01-02'"}[kind]
-        third = {"bigint": "3", "text": "'3'", "date": "'2026-01-03'"}[kind]
-        db.execute(
-            f"INSERT INTO {table} VALUES ({key}, %s), ({others}, %s), ({third}, 'nowhere.jpg')",
-            paths[:2],
-        )
-        db.execute(f"INSERT INTO {table}_events VALUES ('ann', {key}, 1, '2026-01-01')")
+        for key, path in zip(keys, [*paths[:2], "nowhere.jpg"], strict=True):
+            db.execute(f"INSERT INTO {table} VALUES ({key}, %s)", (path,))
+        db.execute(f"INSERT INTO {table}_events VALUES ('ann', {keys[0]}, 1, '2026-01-01')")
     path = psycopg.sql.Literal(paths[0]).as_string(db)
-    for table, (kind, key) in [*keys.items(), *keys.items()]:
-        call = search.format(table=table, key=f"{key}::{kind}", path=path)
+    for table, (kind, keys) in tables.items():
+        call = search.format(table=table, key=f"{keys[0]}::{kind}", path=path)
         assert db.execute(f"SELECT * FROM {call}").fetchall(), call

@@ -79,8 +79,9 @@ def furnish(connection, roots, paths, vectors=None):
         connection.execute(f"{row} VALUES ('8', 'later.jpg', NULL), ('9', NULL, NULL)")
         connection.execute("RESET session_replication_role")
         connection.execute(
-            "INSERT INTO visrec.failure (relation, row_id, image, code, message, attempts)"
-            " VALUES (%s::text::regclass, '8', 'later.jpg', 'missing', 'no such file', 3)",
+            "INSERT INTO visrec.own_failed_row (attachment, row_id, image, code, message, attempts)"
+            " SELECT id, '8', 'later.jpg', 'missing', 'no such file', 3 FROM visrec.attachment"
+            " WHERE relation = %s::text::regclass",
             (table.name,),
         )
         assert coverage(connection, table) == COVERAGE
@@ -96,8 +97,8 @@ def state(connection):
     made = "FROM pg_depend AS d JOIN pg_proc AS p ON d.classid = 'pg_proc'::regclass"
     made += " AND d.objid = p.oid AND d.deptype = 'x' ORDER BY 1"
     questions = {
-        "attached": "SELECT relation::text, key_column, image_column, vector_column, model,"
-        " fingerprint, mode, on_error, show_columns, functions_schema, functions_name"
+        "attached": "SELECT relation::text, name, key_column, image_column, vector_column, model,"
+        " fingerprint, mode, on_error, show_columns, index_method, index_metric, problem"
         " FROM visrec.attached ORDER BY 1",
         "failures": "SELECT relation::text, row_id, image, code, message, attempts, first_try,"
         " last_try FROM visrec.failure ORDER BY 1, 2",
@@ -106,7 +107,8 @@ def state(connection):
         "made": "SELECT pg_describe_object(classid, objid, 0) FROM pg_depend"
         " WHERE deptype = 'x' ORDER BY 1",
         "functions": f"SELECT p.oid::regprocedure::text, pg_get_functiondef(p.oid) {made}",
-        "rights": "SELECT p.oid::regprocedure::text, p.proowner::regrole::text, p.proacl::text,"
+        "rights": "SELECT p.oid::regprocedure::text, p.proowner::regrole::text,"
+        " coalesce(p.proacl, acldefault('f', p.proowner))::text,"
         f" obj_description(p.oid) {made}",
     }
     for table in TABLES:
@@ -168,12 +170,14 @@ def check_reader(connection):
 
 def check_detach_and_drop(connection):
     """Tables detached, then the extension dropped: the vectors stay, and nothing else."""
-    gone = "SELECT proname FROM pg_proc WHERE proname ~ '^similar_|^visrec'"
-    gone += " AND pronamespace <> 'pg_catalog'::regnamespace"
-    gone += " UNION SELECT tgname FROM pg_trigger WHERE tgname ~ '^visrec'"
+    gone = "SELECT proname FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace"
+    gone += (
+        " WHERE proname ~ '^(similar|search|recommend|duplicates|failures)_' OR nspname = 'visrec'"
+    )
+    gone += " UNION SELECT tgname FROM pg_trigger WHERE tgname ~ '^~?visrec'"
     gone += " UNION SELECT evtname FROM pg_event_trigger"
     gone += " UNION SELECT indexrelid::regclass::text FROM pg_index"
-    gone += " WHERE pg_get_indexdef(indexrelid) ~ 'hnsw'"
+    gone += " WHERE pg_get_indexdef(indexrelid) ~ 'hnsw|_source'"
     for table in TABLES[:2]:
         connection.execute(f"SELECT visrec.detach('{table.name}')")
     left = "SELECT relation::text FROM visrec.attached ORDER BY 1"

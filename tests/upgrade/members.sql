@@ -10,6 +10,8 @@ WITH extension AS (
 ), relation AS (
     SELECT m.object, c.* FROM member AS m JOIN pg_class AS c ON c.oid = m.objid
     WHERE m.classid = 'pg_class'::regclass
+    UNION ALL SELECT m.object, c.* FROM member AS m JOIN pg_type AS t ON t.oid = m.objid
+    JOIN pg_class AS c ON c.oid = t.typrelid AND c.relkind = 'c' WHERE m.classid = 'pg_type'::regclass
 ), routine AS (
     SELECT m.object, p.* FROM member AS m JOIN pg_proc AS p ON p.oid = m.objid
     WHERE m.classid = 'pg_proc'::regclass

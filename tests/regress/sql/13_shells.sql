@@ -31,10 +31,12 @@ FROM pg_proc AS p WHERE p.pronamespace = 'shop'::regnamespace ORDER BY p.proname
 -- What runs as the table's owner: nobody else may call it, whatever the default privileges.
 SELECT p.oid::regprocedure AS function, p.proowner::regrole AS owner, p.proacl AS rights, p.prosecdef AS definer,
        p.provolatile AS volatile, p.proconfig AS settings, obj_description(p.oid) AS comment
-FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname ~ '_1$' ORDER BY p.proname;
+FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname ~ '^_(table|trigger)_[0-9]+$' ORDER BY p.proname;
 \sf visrec._table_1
 \sf visrec._trigger_1
-\sf visrec._nearest_1
+-- The planned searches run as their caller.
+SELECT p.oid::regprocedure AS function, p.proowner::regrole AS owner, p.prosecdef AS definer, p.provolatile AS volatile, p.proconfig AS settings
+FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname ~ '_[0-9]+$' AND p.proname !~ '^_(table|trigger)_' ORDER BY p.proname;
 
 -- Each goes with the extension, and none is a member of it.
 SELECT pg_describe_object(classid, objid, objsubid) AS object, deptype FROM pg_depend
