@@ -9,7 +9,10 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
+from .conftest import coverage
+
 PAGE = REPOSITORY / "docs" / "functions.md"
+README = REPOSITORY / "README.md"
 
 BLOCK = re.compile(r"((?:<!-- [^\n]* -->\n+)*)```(sql|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STATEMENT = re.compile(r".*?;[ \t]*(?:--[^\n]*)?\n", re.DOTALL)
@@ -135,7 +138,7 @@ def reader(postgresql, pictures, shared, tiny_clip):
         postgresql.execute("SELECT visrec.set(%s, %s)", (name, str(value)))
     yield postgresql
     postgresql.execute("RESET ALL")
-    if postgresql.execute("SELECT FROM pg_roles WHERE rolname = 'shop'").fetchone():
+    if postgresql.execute("SELECT 1 FROM pg_roles WHERE rolname = 'shop'").fetchone():
         postgresql.execute("DROP OWNED BY shop")
         postgresql.execute("DROP ROLE shop")
     shutil.rmtree(models)
@@ -149,6 +152,18 @@ def test_every_example_runs(reader, pictures):
     assert len(found) > 40
     wrong = [differs(example, *run(reader, example, heard), pictures) for example in found]
     assert not any(wrong), "\n\n".join(filter(None, wrong))
+
+
+def test_the_readme_runs(reader, pictures):
+    """Its statements, with a picture where it names one."""
+    reader.execute("CREATE ROLE shop")
+    [example] = examples(README.read_text())
+    picture = min(pictures.glob("*/*.jpg")).relative_to(pictures)
+    for statement in example.statements:
+        if not statement.startswith("CREATE EXTENSION"):
+            there = statement.replace("/srv/images", str(pictures))
+            reader.execute(there.replace("shoes/red.jpg", str(picture)))
+    assert coverage(reader) == {"embedded": 1}
 
 
 def test_every_public_function_has_an_example(reader):

@@ -1,7 +1,12 @@
 """visrec.duplicates on files: copies, pictures saved again, and files that went bad meanwhile."""
 
+import ctypes
+import os
 import random
 import shutil
+import struct
+from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -101,14 +106,54 @@ def test_a_damaged_file_is_still_a_copy_of_its_copy(catalogue, posts, images):
     }
 
 
-def test_only_pictures_of_pairs_are_read(catalogue, posts):
-    decoded = "SELECT max(images) FROM visrec.encoder_status()"
-    [(before,)] = posts.execute(decoded).fetchall()
-    rows = posts.execute(
-        "SELECT id_a, id_b FROM visrec.duplicates('posts', max_distance => 0.01)"
+@contextmanager
+def opened(*directories):
+    """The files in these directories that any process opens meanwhile, by inotify."""
+    is_opened, is_directory = 0x20, 0x40000000
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.inotify_init1(os.O_NONBLOCK)
+    watched = {}
+    for directory in directories:
+        watch = libc.inotify_add_watch(descriptor, os.fsencode(directory), is_opened)
+        assert watch >= 0, os.strerror(ctypes.get_errno())
+        watched[watch] = Path(directory)
+    found = set()
+    try:
+        yield found
+        events = os.read(descriptor, 1 << 20)
+    finally:
+        os.close(descriptor)
+    while events:
+        watch, mask, _, length = struct.unpack_from("iIII", events)
+        name = events[16 : 16 + length].rstrip(b"\0")
+        events = events[16 + length :]
+        if name and not mask & is_directory:
+            found.add(watched[watch] / os.fsdecode(name))
+
+
+def test_only_pictures_of_pairs_are_read(catalogue, posts, images, pictures):
+    with opened(images, *pictures.iterdir()) as files:
+        pairs = posts.execute(
+            "SELECT id_a, id_b FROM duplicates_posts(max_distance => 0.01)"
+        ).fetchall()
+    keys = {key for pair in pairs for key in pair}
+    rows = posts.execute("SELECT image_path FROM posts WHERE id = ANY (%s)", (list(keys),))
+    assert files == {(pictures / path).resolve() for (path,) in rows.fetchall()}
+    assert 0 < len(files) < 20
+
+
+def test_keys_of_their_own_type(catalogue, posts):
+    """duplicates_<name> has no text to cast, and the same pairs."""
+    found = posts.execute(
+        "SELECT a.image_path, b.image_path, d.kind FROM duplicates_posts(12, 2) AS d"
+        " JOIN posts AS a ON a.id = d.id_a JOIN posts AS b ON b.id = d.id_b"
     ).fetchall()
-    [(after,)] = posts.execute(decoded).fetchall()
-    assert 0 < after - before == len({number for row in rows for number in row}) < 20
+    texts = posts.execute(
+        "SELECT a.image_path, b.image_path, d.kind FROM visrec.duplicates('posts', 12, 2) AS d"
+        " JOIN posts AS a ON a.id::text = d.id_a JOIN posts AS b ON b.id::text = d.id_b"
+    ).fetchall()
+    assert found == texts
+    assert {kind for _, _, kind in found} == {"exact", "near", "similar"}
 
 
 def test_it_can_be_cancelled(catalogue, posts, connect):

@@ -47,15 +47,27 @@ def test_no_setting_of_a_role_chooses_files_models_or_code(posts, stranger, path
         "SELECT visrec.embed_image('\\x00'::bytea, 'pixels')",
         "SELECT visrec.embed_text('x')",
         "SELECT visrec._embed('pixels', '/etc/hostname', NULL, NULL)",
-        "SELECT visrec._write_vectors('posts'::regclass, '{}', '{1}')",
-        "SELECT visrec._backfill_batch('posts'::regclass, '{}', NULL, 1, 0)",
-        "SELECT visrec._embed_rows('posts'::regclass, '{}', '{1}')",
+        "SELECT visrec._python_embed_rows(visrec._resolve(1)::text, '{1}', false, false)",
+        "SELECT visrec._python_backfill_batch(visrec._resolve(1)::text, NULL, 1, 0)",
+        "SELECT visrec._duplicate_kinds(visrec._resolve(1)::text, '{1}', '{1}')",
+        "SELECT visrec._file_stamps('{/etc/hostname}')",
+        "SELECT visrec._principal_components('', 1, 1)",
+        "SELECT visrec._encoder_status()",
+        "SELECT visrec._table_1('coverage', '{}')",
+        "SELECT visrec._call(1, 'coverage')",
+        "SELECT visrec._monitor_coverage(1)",
+        "SELECT visrec._use_model('/etc')",
         "SELECT visrec._inspect_model('x', '/etc')",
         "SELECT visrec.set('image_roots', '/')",
         "SELECT visrec.register_model('x', '/etc')",
         "SELECT visrec.attach('posts')",
         "SELECT visrec.detach('posts')",
         "SELECT visrec.retry('posts')",
+        "SELECT visrec.recheck('posts')",
+        "SELECT visrec.reindex('posts')",
+        "SELECT visrec.reduce('posts', 2)",
+        "SELECT visrec.duplicates('posts')",
+        "SELECT visrec.attach_events('posts', NULL)",
         "CALL visrec.backfill('posts')",
         "SELECT visrec.encoder_restart()",
         "SELECT visrec.encoder_warm()",
@@ -64,16 +76,34 @@ def test_no_setting_of_a_role_chooses_files_models_or_code(posts, stranger, path
         "SELECT visrec.grant_access('visrec_stranger')",
         "INSERT INTO visrec.setting_value VALUES ('image_roots', '/')",
         "UPDATE visrec.model SET directory = '/tmp'",
-        "INSERT INTO visrec.failure VALUES ('posts', 1, 'x', 'x', 'x')",
-        "INSERT INTO visrec.queue VALUES ('posts', '1')",
+        "INSERT INTO visrec.attachment (id, relation) VALUES (9, 'posts')",
+        "INSERT INTO visrec.own_attachment SELECT 9, relation, 'x', columns, numbers, types, model,"
+        " fingerprint, mode, on_error, index_method, index_metric FROM visrec.attachment",
+        "INSERT INTO visrec.failed_row VALUES (1, '1', 'x', 'x', 'x')",
+        "SELECT nextval('visrec.attachment_id')",
         "CREATE FUNCTION visrec.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-        "CREATE TRIGGER t AFTER INSERT ON posts EXECUTE FUNCTION visrec_embed_posts('{}')",
+        "CREATE TEMP TABLE t (LIKE posts);"
+        " CREATE TRIGGER t AFTER INSERT ON t EXECUTE FUNCTION visrec._trigger_1()",
         "ALTER EVENT TRIGGER visrec_forget_dropped DISABLE",
     ],
 )
 def test_a_stranger_may_not(stranger, statement):
     with stranger() as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
         session.execute(statement)
+
+
+def test_a_strangers_lines_of_failures(posts, stranger):
+    """The view through which failures are written shows it those of its own tables: none."""
+    insert(posts, ["nowhere.jpg"])
+    with stranger() as session:
+        with pytest.raises(psycopg.errors.WithCheckOptionViolation):
+            session.execute("INSERT INTO visrec.own_failed_row VALUES (1, '2', 'x', 'x', 'x')")
+        assert session.execute("DELETE FROM visrec.own_failed_row").rowcount == 0
+        assert session.execute("DELETE FROM visrec.own_attachment").rowcount == 0
+        assert session.execute("UPDATE visrec.own_attachment SET model = 'x'").rowcount == 0
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+            session.execute("DELETE FROM visrec.failure")
+    assert coverage(posts) == {"failed": 1}
 
 
 EVIL = """
@@ -187,20 +217,23 @@ def test_names_that_are_statements(db, paths):
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        ("x" * 1_000_000, "unreadable"),
-        ("/".join(["d"] * 500_000), "unreadable"),
+        ("x" * 1_000, "unreadable"),
+        ("x" * 1_000_000, "missing"),
+        ("é" * 1_000_000, "missing"),
+        ("/".join(["d"] * 500_000), "missing"),
         ("../" * 300 + "etc/hostname", "outside_roots"),
         ("/etc/hostname", "outside_roots"),
         ("/proc/self/environ", "outside_roots"),
         ("~/.pgpass", "missing"),
-        ("file:///etc/hostname", "missing"),
+        ("file:///etc/hostname", "unreadable"),
+        ("https://example.org/x.jpg", "unreadable"),
         ("'; DROP TABLE posts; --", "missing"),
         ("a\nb\x1b[31m\u202e.jpg", "missing"),
         ("\ufeff", "missing"),
-        ("", "outside_roots"),
+        (" ", "missing"),
         (".", "unreadable"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:40],
 )
 def test_paths(posts, path, code):
     posts.execute("INSERT INTO posts (id, image_path) VALUES (1, %s)", (path,))

@@ -97,9 +97,24 @@ def test_a_table_with_vectors_keeps_its_model(clip, paths):
     insert(clip, paths[:2])
     with pytest.raises(psycopg.errors.DatatypeMismatch):
         clip.execute("SELECT visrec.attach('posts', model => 'tiny-clip')")
+    # Two models side by side: each has its functions.
+    clip.execute(
+        "SELECT visrec.attach('posts', model => 'tiny-clip', vector_column => 'clip', name => 'clip')"
+    )
+    clip.execute("CALL visrec.backfill('posts', name => 'clip')")
+    insert(clip, paths[2:4], 3)
+    assert clip.execute(
+        "SELECT count(DISTINCT id) FROM posts"
+        " WHERE vector_dims(content_vector) = 512 AND vector_dims(clip) = 64"
+    ).fetchone() == (4,)
+    for function in ("similar_posts", "similar_clip"):
+        assert len(clip.execute(f"SELECT id FROM {function}(1)").fetchall()) == 3
+    # Or the other instead of the first.
+    clip.execute("SELECT visrec.detach('posts', name => 'clip', drop_vectors => true)")
     clip.execute("SELECT visrec.attach('posts', model => 'tiny-clip', vector_column => 'clip')")
     clip.execute("CALL visrec.backfill('posts')")
-    assert coverage(clip) == {"embedded": 2}
+    assert coverage(clip) == {"embedded": 4}
+    assert len(clip.execute("SELECT id FROM similar_posts(1)").fetchall()) == 3
 
 
 def test_a_model_that_is_gone_leaves_the_rows(clip, shared, served_clip, paths, connect):
@@ -133,7 +148,9 @@ def test_directories_that_hold_no_model(db, images):
 def test_precision_of_mobilenet(db, test_data, shared):
     """Precision@5 by category over all photographs: similar_posts, visrec.evaluate, and numpy."""
     shutil.copytree(test_data / "clothing", shared / "clothing", dirs_exist_ok=True)
-    shutil.copytree(test_data / "mobilenet_v2", shared / "models" / "mobilenet_v2")
+    shutil.copytree(
+        test_data / "mobilenet_v2", shared / "models" / "mobilenet_v2", dirs_exist_ok=True
+    )
     paths = sorted(
         str(path.relative_to(shared / "clothing")) for path in (shared / "clothing").glob("*/*.jpg")
     )
@@ -151,7 +168,7 @@ def test_precision_of_mobilenet(db, test_data, shared):
     assert precision >= 0.74
     [evaluated] = db.execute(
         "SELECT queries, \"precision\" FROM visrec.evaluate('posts', 'category', '{5}')"
-        " WHERE category IS NULL"
+        " WHERE label IS NULL"
     ).fetchall()
     assert evaluated == (len(paths), pytest.approx(precision, abs=1e-12))
     stored = db.execute("SELECT category, content_vector::real[] FROM posts").fetchall()

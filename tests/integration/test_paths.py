@@ -45,14 +45,15 @@ def bad_images(images, pictures, paths):
             file.chmod(0o644)
     return {
         "nowhere.jpg": "missing",
-        "": "outside_roots",
         "../../etc/passwd": "outside_roots",
         "/etc/passwd": "outside_roots",
         f"{images}/../x.jpg": "outside_roots",
         f"{images.name}/link.jpg": "outside_roots",
         f"{images.name}/directory.jpg": "unreadable",
         f"{images.name}/pipe.jpg": "unreadable",
-        "x" * 100_000: "unreadable",
+        "x" * 1_000: "unreadable",
+        "x" * 100_000: "missing",
+        f"file://{images}/text.jpg": "unreadable",
         f"{images.name}/large.jpg": "too_large",
         f"{images.name}/many-pixels.png": "bomb",
         f"{images.name}/truncated.jpg": "truncated",
@@ -103,9 +104,22 @@ def test_raise_fails_the_statement_with_path_and_reason(posts, paths, bad_images
             insert(posts, [paths[0], path])
         diagnostic = raised.value.diag
         assert diagnostic.message_primary.startswith("could not embed the image of row 2 of table")
-        assert f'image "{path[:400]}' in diagnostic.message_detail
+        assert diagnostic.message_detail.startswith(f'Image "{path[:400]}')
     assert posts.execute("SELECT count(*) FROM posts").fetchone() == (0,)
     assert posts.execute("SELECT count(*) FROM visrec.failure").fetchone() == (0,)
+
+
+def test_an_empty_path_is_no_image(posts, paths):
+    """Django never stores NULL in such a column."""
+    heard = notices(posts)
+    insert(posts, [paths[0], "", paths[1]])
+    assert coverage(posts) == {"embedded": 2, "no_image": 1}
+    posts.execute("UPDATE posts SET image_path = '' WHERE id = 1")
+    posts.execute("UPDATE posts SET image_path = %s WHERE id = 2", (paths[2],))
+    posts.execute("CALL visrec.backfill('posts')")
+    assert coverage(posts) == {"embedded": 2, "no_image": 1}
+    assert [message for severity, message, _ in heard if severity == "WARNING"] == []
+    assert posts.execute("SELECT id FROM similar_posts(1)").fetchall() == []
 
 
 def test_a_failure_heals_when_the_file_comes(posts, images, pictures, paths):

@@ -33,9 +33,11 @@ def test_updating_another_column_calls_nothing(posts, paths):
     insert(posts, paths[:3])
     posts.execute("SET track_functions = 'all'")
     posts.execute("UPDATE posts SET title = 'new', category = 'other'")
-    assert calls(posts, "visrec_embed_posts") == 0
+    assert calls(posts, "_trigger_1") == 0
     posts.execute("UPDATE posts SET image_path = %s", (paths[3],))
-    assert calls(posts, "visrec_embed_posts") == 3 + 1  # each row, and the statement
+    assert calls(posts, "_trigger_1") == 3 + 1  # each row, and the statement
+    posts.execute("UPDATE posts SET image_path = image_path")
+    assert calls(posts, "_trigger_1") == 3 + 1 + 1
 
 
 def calls(connection, function):
@@ -147,13 +149,27 @@ def test_statement_timeout_takes_effect_in_an_insert(posts, paths):
     assert coverage(posts) == {"embedded": 1}
 
 
-def test_a_renamed_column_is_named_in_the_error(posts, paths):
+def test_a_renamed_column_is_followed(posts, paths):
+    insert(posts, paths[:2])
     posts.execute("ALTER TABLE posts RENAME image_path TO photo")
-    with pytest.raises(psycopg.errors.UndefinedColumn, match="image_path"):
-        posts.execute("INSERT INTO posts (id, photo) VALUES (1, 'x.jpg')")
-    posts.execute("SELECT visrec.attach('posts', model => 'pixels', image_column => 'photo')")
-    posts.execute("INSERT INTO posts (id, photo) VALUES (1, %s)", (paths[0],))
-    assert coverage(posts) == {"embedded": 1}
+    posts.execute("INSERT INTO posts (id, photo) VALUES (3, %s)", (paths[2],))
+    assert coverage(posts) == {"embedded": 3}
+    found = posts.execute("SELECT * FROM similar_posts(1)")
+    assert [column.name for column in found.description] == ["id", "similarity", "photo"]
+
+
+def test_a_column_that_is_gone_is_named_in_the_error(posts, paths):
+    insert(posts, paths[:2])
+    posts.execute("ALTER TABLE posts ADD photo text")
+    posts.execute("UPDATE posts SET photo = image_path")
+    posts.execute("ALTER TABLE posts DROP image_path CASCADE")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as raised:
+        posts.execute("INSERT INTO posts (id, photo) VALUES (3, %s)", (paths[2],))
+    assert raised.value.diag.message_detail == 'Column "image_path" does not exist any more.'
+    assert "visrec.attach('posts'" in raised.value.diag.message_hint.replace("public.", "")
+    posts.execute("SELECT visrec.attach('posts', image_column => 'photo')")
+    posts.execute("INSERT INTO posts (id, photo) VALUES (3, %s)", (paths[2],))
+    assert coverage(posts) == {"embedded": 3}
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,8 @@ def test_names_that_differ_in_the_last_letter(db, paths, length, character):
             "SELECT id FROM visrec.attachment WHERE relation = %s::regclass", (f'"{table}"',)
         ).fetchall()
         functions = db.execute(
-            "SELECT proname FROM pg_proc WHERE prosrc LIKE '%%(' || %s || ', %%'"
-            " AND pronamespace = 'public'::regnamespace AND proname LIKE 'similar%%'", (number,)
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosrc ~"
+            " format('visrec\\._similar(_%%1$s\\(|\\(%%1$s,)', %s::int)", (number,)
         ).fetchall()  # fmt: skip
         assert len(functions) == 1
         found = db.execute(

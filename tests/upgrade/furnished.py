@@ -171,13 +171,12 @@ def check_reader(connection):
 def check_detach_and_drop(connection):
     """Tables detached, then the extension dropped: the vectors stay, and nothing else."""
     gone = "SELECT proname FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace"
-    gone += (
-        " WHERE proname ~ '^(similar|search|recommend|duplicates|failures)_' OR nspname = 'visrec'"
-    )
+    gone += " WHERE nspname = 'visrec' OR nspname <> 'pg_catalog'"
+    gone += " AND proname ~ '^(similar|search|recommend|duplicates|failures)_'"
     gone += " UNION SELECT tgname FROM pg_trigger WHERE tgname ~ '^~?visrec'"
     gone += " UNION SELECT evtname FROM pg_event_trigger"
     gone += " UNION SELECT indexrelid::regclass::text FROM pg_index"
-    gone += " WHERE pg_get_indexdef(indexrelid) ~ 'hnsw|_source'"
+    gone += " WHERE pg_get_indexdef(indexrelid) ~ 'hnsw|_source\"?[[]'"
     for table in TABLES[:2]:
         connection.execute(f"SELECT visrec.detach('{table.name}')")
     left = "SELECT relation::text FROM visrec.attached ORDER BY 1"

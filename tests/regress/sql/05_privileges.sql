@@ -22,8 +22,8 @@ WHERE p.pronamespace = 'visrec'::regnamespace
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 
 -- Nobody but the extension's owner calls what runs with its rights, or what is called by triggers alone.
-SELECT p.oid::regprocedure AS "SECURITY DEFINER", p.proacl FROM pg_proc AS p
-WHERE p.pronamespace = 'visrec'::regnamespace AND p.prosecdef ORDER BY p.oid::regprocedure::text COLLATE "C";
+SELECT p.oid::regprocedure AS "SECURITY DEFINER", (SELECT count(*) FROM aclexplode(p.proacl) AS a WHERE a.grantee <> p.proowner) AS others
+FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.prosecdef ORDER BY p.oid::regprocedure::text COLLATE "C";
 SELECT c.relname, a.privilege_type AS "PUBLIC may" FROM pg_class AS c, aclexplode(c.relacl) AS a
 WHERE c.relnamespace = 'visrec'::regnamespace AND a.grantee = 0 ORDER BY 1, 2;
 
@@ -97,8 +97,8 @@ SELECT visrec.revoke_access('regress_visrec_owner');
 SET client_min_messages = notice;
 SELECT visrec.attach('shop.lists', image_column => 'image', model => 'pixels');
 SET client_min_messages = warning;
-SELECT p.oid::regprocedure, p.proowner::regrole, p.prosecdef, p.proacl FROM pg_proc AS p
-WHERE p.proname ~ '_lists' OR p.pronamespace = 'visrec'::regnamespace AND p.proname ~ '_2$' ORDER BY p.oid::regprocedure::text COLLATE "C";
+SELECT p.proname, p.prosecdef, p.proacl FROM pg_proc AS p WHERE p.proowner = 'regress_visrec_owner'::regrole
+AND p.proname ~ '_lists|_2$' ORDER BY p.oid::regprocedure::text COLLATE "C";
 INSERT INTO shop.lists VALUES (1, public.picture('e01010'));
 SELECT state, rows FROM visrec.coverage('shop.lists') WHERE rows > 0;
 

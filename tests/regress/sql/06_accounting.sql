@@ -154,7 +154,8 @@ SELECT row_id, code FROM visrec.failures('tenants');
 SELECT id, code FROM failures_tenants();
 RESET ROLE;
 SELECT states('tenants');
--- An owner whom the policies bind, too: what it cannot see it cannot embed, and says so.
+-- An owner whom the policies bind, too: what it cannot see it cannot embed, and INSERT says so. It is not counted, either,
+-- whoever asks: visrec.coverage and visrec.backfill read the table as its owner.
 ALTER TABLE tenants OWNER TO regress_visrec_tenant;
 ALTER TABLE tenants FORCE ROW LEVEL SECURITY;
 SELECT visrec.attach('tenants', image_column => 'image', model => 'pixels');
