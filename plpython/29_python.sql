@@ -72,17 +72,19 @@ COMMENT ON FUNCTION visrec._encoder_status() IS
     'The status of the encoder process as JSON; null if none is running.';
 REVOKE ALL ON FUNCTION visrec._encoder_status() FROM PUBLIC;
 
-CREATE FUNCTION visrec.encoder_restart() RETURNS boolean
+CREATE FUNCTION visrec._encoder_stop() RETURNS jsonb
 LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$
 import sys
 if "@VISREC_PYTHON@" not in sys.path: sys.path.insert(0, "@VISREC_PYTHON@")
-from visrec_db.backend import requests
+try:
+    from visrec_db.backend import requests
+except ImportError:
+    return '{"missing": true}'
 return requests.encoder_stop(plpy)
 $python$;
-COMMENT ON FUNCTION visrec.encoder_restart() IS
-    'Ends the encoder process; the next call that needs one starts it anew. Returns false if none was running. '
-    'Statements that wait for it are retried. For the extension''s owner.';
-REVOKE ALL ON FUNCTION visrec.encoder_restart() FROM PUBLIC;
+COMMENT ON FUNCTION visrec._encoder_stop() IS
+    'Ends the encoder process; says whether one ran.';
+REVOKE ALL ON FUNCTION visrec._encoder_stop() FROM PUBLIC;
 
 CREATE FUNCTION visrec._encoder_warm(model text) RETURNS jsonb
 LANGUAGE plpython3u SET search_path = pg_catalog, pg_temp AS $python$

@@ -149,12 +149,23 @@ LANGUAGE sql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
            m ->> 'device', make_interval(secs => (s ->> 'uptime')::double precision), (s ->> 'images')::bigint,
            round((s ->> 'images')::numeric / nullif((s ->> 'batches')::numeric, 0), 1), (s ->> 'waiting')::integer
     FROM visrec._encoder_status() AS s LEFT JOIN LATERAL jsonb_array_elements(s -> 'models') AS m ON true
-    WHERE s IS NOT NULL AND s <> 'null'
+    WHERE s ? 'pid'
 $$;
 COMMENT ON FUNCTION visrec.encoder_status() IS
     'The encoder process of this cluster: a row for each loaded model, one row with NULLs before the first is loaded, '
     'none if it is not running. images, mean_batch (images in a forward pass) and waiting are of all models together.';
 REVOKE ALL ON FUNCTION visrec.encoder_status() FROM PUBLIC;
+
+CREATE FUNCTION visrec.encoder_restart() RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN visrec._checked(visrec._encoder_stop()) -> 'stopped';
+END
+$$;
+COMMENT ON FUNCTION visrec.encoder_restart() IS
+    'Ends the encoder process; the next call that needs one starts it anew. False where none ran. '
+    'Statements that wait for it are retried. For the extension''s owner.';
+REVOKE ALL ON FUNCTION visrec.encoder_restart() FROM PUBLIC;
 
 CREATE FUNCTION visrec.encoder_warm(model text DEFAULT 'clip-ViT-B-32') RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

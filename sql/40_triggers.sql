@@ -208,15 +208,36 @@ COMMENT ON FUNCTION visrec._row_key(visrec._names, oid) IS 'The statement for th
 
 -- The triggers -------------------------------------------------------------------------------------
 
+CREATE FUNCTION visrec._image_sources(relation regclass, number smallint) RETURNS name[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(nullif(ARRAY(
+        SELECT b.attname
+        FROM pg_attribute AS f
+        LEFT JOIN pg_attrdef AS e ON e.adrelid = f.attrelid AND e.adnum = f.attnum
+        JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = f.attrelid AND d.refobjsubid <> f.attnum
+            AND (d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid
+                 OR d.classid = 'pg_class'::regclass AND d.objid = f.attrelid AND d.objsubid = f.attnum)
+        JOIN pg_attribute AS b ON b.attrelid = f.attrelid AND b.attnum = d.refobjsubid AND b.attnum > 0
+        WHERE f.attrelid = relation AND f.attnum = number AND f.attgenerated <> ''
+        GROUP BY b.attnum, b.attname ORDER BY b.attnum), '{}'), ARRAY[visrec._current_name(relation, number)])
+$$;
+COMMENT ON FUNCTION visrec._image_sources(regclass, smallint) IS
+    'The columns whose change changes the image: the image column, or those that a generated one is made of.';
+
 CREATE FUNCTION visrec._trigger_definitions(a visrec.attachment) RETURNS TABLE (name name, definition text, pins boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     key text := quote_ident(a.columns[1]);
     image text := quote_ident(a.columns[2]);
     vector text := quote_ident(a.columns[3]);
-    -- What a generated column will hold is not known before the row is written: each new value of what it is made of counts.
-    changed text := CASE WHEN (SELECT f.attgenerated FROM pg_attribute AS f
-        WHERE f.attrelid = a.relation AND f.attnum = a.numbers[2]) = '' THEN format('WHEN (OLD.%1$s IS DISTINCT FROM NEW.%1$s) ', image) END;
+    -- What a generated column will hold is not known before the row is written: what it is made of counts. (UPDATE OF it would
+    -- mean every UPDATE, visrec's own too: with a BEFORE trigger all generated columns are computed anew.)
+    sources name[] := visrec._image_sources(a.relation, a.numbers[2]);
+    updated text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(sources) AS c);
+    changed text := (
+        SELECT CASE WHEN bool_and(visrec._comparison(f.atttypid, 3) IS NOT NULL)
+            THEN format('WHEN (%s) ', string_agg(format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', f.attname), ' OR ')) ELSE '' END
+        FROM pg_attribute AS f WHERE f.attrelid = a.relation AND f.attname = ANY (sources) AND NOT f.attisdropped);
 BEGIN
     -- The one BEFORE trigger comes after the user's, which may change the image: triggers fire in the order of their names.
     RETURN QUERY
@@ -224,8 +245,8 @@ BEGIN
         '_trigger_' || a.id), t.pins
     FROM (VALUES
         (format('visrec_%s_insert', a.id), 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT', false),
-        (format('~visrec_%s_image', a.id), format('BEFORE UPDATE OF %s', image), 'FOR EACH ROW ' || coalesce(changed, ''), true),
-        (format('visrec_%s_update', a.id), format('AFTER UPDATE OF %s', image), 'FOR EACH STATEMENT', true),
+        (format('~visrec_%s_image', a.id), format('BEFORE UPDATE OF %s', updated), 'FOR EACH ROW ' || changed, true),
+        (format('visrec_%s_update', a.id), format('AFTER UPDATE OF %s', updated), 'FOR EACH STATEMENT', true),
         -- Rows that may have failed are those without a vector: others cost a look at the condition.
         (format('visrec_%s_delete', a.id), 'AFTER DELETE',
          format('FOR EACH ROW WHEN (OLD.%s IS NULL AND OLD.%s IS NOT NULL)', vector, image), true),

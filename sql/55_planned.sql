@@ -88,18 +88,22 @@ DECLARE
     found pg_catalog.record;
 BEGIN
     IF $3 IS NULL AND $4 IS NULL AND $2 OPERATOR(pg_catalog.>) 0 AND $2 OPERATOR(pg_catalog.<) 1000 THEN
-        -- All of the vector, as a copy: the one in the table would be fetched for each comparison.
-        SELECT %1$s.subvector(t.%2$s, 1, 16000), t.%3$s[1] INTO search.query, search.source
-        FROM %4$s AS t WHERE t.%5$s %6$s $1;
-        IF search.query IS NOT NULL AND (search.source IS NULL OR search.source OPERATOR(pg_catalog.=) 0
-            OR search.source OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.=) %7$s)
-        THEN
-            search.found := visrec.%8$I(search.query, ARRAY[$1], $2);
-            IF search.found.ids IS NOT NULL THEN
-                RETURN QUERY %9$s;
-                RETURN;
+        BEGIN
+            -- All of the vector, as a copy: the one in the table would be fetched for each comparison.
+            SELECT %1$s.subvector(t.%2$s, 1, 16000), t.%3$s[1] INTO search.query, search.source
+            FROM %4$s AS t WHERE t.%5$s %6$s $1;
+            IF search.query IS NOT NULL AND (search.source IS NULL OR search.source OPERATOR(pg_catalog.=) 0
+                OR search.source OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.=) %7$s)
+            THEN
+                search.found := visrec.%8$I(search.query, ARRAY[$1], $2);
+                IF search.found.ids IS NOT NULL THEN
+                    RETURN QUERY %9$s;
+                    RETURN;
+                END IF;
             END IF;
-        END IF;
+        EXCEPTION WHEN undefined_column OR undefined_table OR undefined_function OR datatype_mismatch THEN
+            NULL;       -- the table has changed: what follows says how, or finds its columns by their numbers
+        END;
     END IF;
     RETURN QUERY SELECT * FROM visrec._similar(%10$s, $1, $2, $3, $4, $5) AS r (id %11$s, similarity double precision%12$s);
 END

@@ -83,6 +83,9 @@ BEGIN
     FOR registered IN SELECT m.* FROM visrec.model AS m ORDER BY m.name LOOP
         "check" := format('model %s', registered.name);
         answer := visrec._embed(registered.name, NULL, visrec._test_picture(), NULL);
+        IF answer ? 'missing' THEN
+            answer := jsonb_build_object('error', visrec._missing_package());
+        END IF;
         cosine := visrec._cosine(answer ->> 'embedding', registered.reference::text);
         -- The numbers it is computed in may have changed since: half or 8-bit ones are rounded.
         ok := coalesce(cosine >= CASE WHEN EXISTS (SELECT FROM visrec.encoder_status() AS e

@@ -56,12 +56,10 @@ def encoder_status(plpy: Plpy) -> dict[str, Any] | None:
     return client.control("status", session.checkpoint_of(plpy))
 
 
-def encoder_stop(plpy: Plpy) -> bool:
-    """Ends the encoder process; False where none runs. The next call starts another.
-
-    The one entry point that returns no JSON: what fails here is raised.
-    """
-    return client.stop(session.checkpoint_of(plpy))
+@session.entry_point
+def encoder_stop(plpy: Plpy) -> dict[str, Any]:
+    """Ends the encoder process, ``stopped`` if one ran. The next call starts another."""
+    return {"stopped": client.stop(session.checkpoint_of(plpy))}
 
 
 @session.entry_point
