@@ -246,7 +246,7 @@ BEGIN
                ELSE format('(t.%1$s IS NOT NULL AND t.%1$s::pg_catalog.text OPERATOR(pg_catalog.<>) '''')', f.names[2]) END,
            f.names[3], v.schema, f.names[4], v.source_value,
            -- No source: the user wrote this vector; never stale.
-           format('(t.%1$s IS NOT NULL AND t.%2$s IS NOT NULL AND t.%2$s[1] IS DISTINCT FROM %3$s)', f.names[3], f.names[4], v.source_value),
+           format('(t.%1$s IS NOT NULL AND t.%2$s[1] IS NOT NULL AND t.%2$s[1] IS DISTINCT FROM %3$s)', f.names[3], f.names[4], v.source_value),
            NULL, CASE WHEN cardinality(f.names) > 4 THEN ', t.' || array_to_string(f.names[5:], ', t.') ELSE '' END,
            a.model, a.fingerprint, a.weights, a.on_error, a.index_method, a.index_metric, a.reduction, a.path || (SELECT s.nspname FROM pg_namespace AS s WHERE s.oid = c.relnamespace)
     INTO n

@@ -148,8 +148,9 @@ LANGUAGE sql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
     SELECT (s ->> 'pid')::integer, m ->> 'model', m ->> 'fingerprint', m ->> 'runtime', m ->> 'precision',
            m ->> 'device', make_interval(secs => (s ->> 'uptime')::double precision), (s ->> 'images')::bigint,
            round((s ->> 'images')::numeric / nullif((s ->> 'batches')::numeric, 0), 1), (s ->> 'waiting')::integer
-    FROM visrec._encoder_status() AS s LEFT JOIN LATERAL jsonb_array_elements(s -> 'models') AS m ON true
-    WHERE s ? 'pid'
+    FROM (SELECT CASE WHEN e ? 'missing' THEN NULL ELSE visrec._checked(e) END AS s FROM visrec._encoder_status() AS e) AS e
+    LEFT JOIN LATERAL jsonb_array_elements(s -> 'models') AS m ON true
+    WHERE s IS NOT NULL AND s <> 'null'
 $$;
 COMMENT ON FUNCTION visrec.encoder_status() IS
     'The encoder process of this cluster: a row for each loaded model, one row with NULLs before the first is loaded, '

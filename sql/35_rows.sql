@@ -10,7 +10,7 @@ DECLARE
             'THEN t.%2$s::bytea END AS bytes, octet_length(t.%2$s::bytea)::bigint AS size'
         ELSE '%1$s AS id, left(t.%2$s::text, 4097) AS path, NULL::bytea AS bytes, octet_length(t.%2$s::text)::bigint AS size' END,
         n.key_text, n.image);
-    row text := format('%s, %s AS source, %s AS stale FROM %s AS t WHERE %s', image, n.source_value, n.stale, n."table", n.due);
+    row text := format('%s, %s AS source FROM %s AS t WHERE %s', image, n.source_value, n."table", n.due);
     -- IS TRUE below: not to be what tables are joined by, since it is computed for each row.
     results CONSTANT text := 'ROWS FROM (unnest($1), unnest($2), unnest($3), unnest($4)) AS r (id, source, embedding, stamp)';
 BEGIN
@@ -32,8 +32,7 @@ END
 $$;
 COMMENT ON FUNCTION visrec._row_statements(visrec._names) IS
     'The statements by which rows are embedded. Those that read give id (the key as text), path (at most 4097 characters) or '
-    'bytes (NULL where they are more than $1), size, source (what source[1] must be) and stale (there is a vector, of another '
-    'image or model): rows by their keys $2; the first $2 that are due, locked; the next $2 after the key $3; and all with an '
+    'bytes (NULL where they are more than $1), size and source (what source[1] must be): rows by their keys $2; the first $2 that are due, locked; the next $2 after the key $3; and all with an '
     'image by their keys. Those that write take arrays of keys, sources as read, vectors and stamps: give vectors to rows '
     'whose image is still the one that was read, and take them from those without a new one.';
 

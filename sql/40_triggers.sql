@@ -162,7 +162,7 @@ BEGIN
         PERFORM visrec._check_caller(n, relation);
     END IF;
     RETURN (
-        SELECT jsonb_object_agg(f.attname, CASE f.attnum WHEN a.numbers[4] THEN jsonb_build_array(pg_current_xact_id()::text) END)
+        SELECT jsonb_object_agg(f.attname, CASE f.attnum WHEN a.numbers[4] THEN jsonb_build_array(NULL, pg_current_xact_id()::text) END)
         FROM visrec.attachment AS a JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = ANY (a.numbers[3:4])
         WHERE a.id = n.id);
 END
@@ -185,7 +185,7 @@ BEGIN
     END IF;
     -- A partial index holds the marked rows and no others.
     EXECUTE format('SELECT array_agg(%1$s) FILTER (WHERE %5$s), array_agg(%1$s) FILTER (WHERE NOT %5$s) FROM %2$s AS t '
-        'WHERE t.%3$s IS NULL AND t.%4$s IS NOT NULL AND t.%4$s[1] = $1',
+        'WHERE t.%3$s IS NULL AND t.%4$s IS NOT NULL AND t.%4$s[2] = $1',
         n.key_text, n."table", n.vector, n.source, n.has_image) INTO keys, bare USING pg_current_xact_id()::text::bigint;
     IF bare IS NOT NULL THEN
         PERFORM visrec._forget_failures(n.id, bare);

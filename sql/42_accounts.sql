@@ -80,7 +80,7 @@ BEGIN
         RETURN visrec._has_foreign(n, (arguments ->> 'unknown')::boolean);
     WHEN 'tidy' THEN
         PERFORM visrec._tidy(n);
-        RETURN to_jsonb(row_security_active(n.relation));
+        RETURN NULL;
     WHEN 'retry' THEN
         PERFORM visrec._tidy(n);
         RETURN visrec._retry_failures(n, visrec._schemas(arguments));
@@ -209,6 +209,19 @@ COMMENT ON FUNCTION visrec._monitor_coverage(integer) IS
     'visrec._coverage for a role with the right to monitor: as the extension''s owner, who calls the table''s owner''s function.';
 REVOKE ALL ON FUNCTION visrec._monitor_coverage(integer) FROM PUBLIC;
 
+CREATE FUNCTION visrec._note_hidden(relation regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_class AS c JOIN pg_roles AS r ON r.oid = c.relowner
+               WHERE c.oid = relation AND c.relrowsecurity AND c.relforcerowsecurity AND NOT (r.rolsuper OR r.rolbypassrls)) THEN
+        RAISE NOTICE USING
+            MESSAGE = format('row-level security binds the owner of table "%s"', visrec._label(relation)),
+            DETAIL = 'Rows that it hides from the owner are neither counted nor embedded.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._note_hidden(regclass) IS 'Tells who acts for a table''s owner that the owner may not see all of it.';
+
 CREATE FUNCTION visrec.coverage(relation regclass, name name DEFAULT NULL) RETURNS TABLE (state text, rows bigint)
 LANGUAGE plpgsql ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -222,10 +235,12 @@ BEGIN
         RAISE WARNING USING
             MESSAGE = format('table "%s" has changed since it was attached', visrec._label(relation)),
             DETAIL = upper(left(problem, 1)) || substr(problem, 2) || '.', HINT = visrec._attach_call(a);
-    ELSIF visrec._owns(relation) AND current_user <> (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = relation) THEN
+    ELSIF visrec._acts_for_owner(relation) THEN
+        PERFORM visrec._note_hidden(relation);
         RETURN QUERY SELECT * FROM visrec._coverage(attachment);
     ELSIF NOT has_table_privilege(relation, 'SELECT')
         AND has_function_privilege('visrec._monitor_coverage(integer)', 'EXECUTE') THEN
+        PERFORM visrec._note_hidden(relation);
         RETURN QUERY SELECT * FROM visrec._monitor_coverage(attachment);
     ELSE
         RETURN QUERY SELECT * FROM visrec._count_states(attachment);
@@ -257,7 +272,7 @@ BEGIN
     EXECUTE format($query$
         UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL
         WHERE t.%4$s %5$s ANY (ARRAY(
-            SELECT t.%4$s FROM %1$s AS t WHERE NOT %6$s AND t.%2$s IS NOT NULL AND t.%3$s IS NOT NULL
+            SELECT t.%4$s FROM %1$s AS t WHERE NOT %6$s AND t.%2$s IS NOT NULL AND t.%3$s[1] IS NOT NULL
             FOR NO KEY UPDATE SKIP LOCKED))
         $query$, n."table", n.vector, n.source, n.key, n.equals, n.has_image);
 END
@@ -311,7 +326,7 @@ DECLARE
 BEGIN
     EXECUTE format('SELECT array_agg(s.key ORDER BY s.id), array_agg(s.path ORDER BY s.id), array_agg(s.kept ORDER BY s.id), '
         'array_agg(s.stamp ORDER BY s.id) FROM (SELECT t.%1$s AS id, %2$s AS key, %3$s AS path, t.%4$s[2] AS kept, %5$s AS stamp '
-        'FROM %6$s AS t WHERE t.%7$s IS NOT NULL AND t.%4$s[2] IS NOT NULL AND t.%8$s IS NOT NULL%9$s ORDER BY t.%1$s LIMIT %10$s) AS s',
+        'FROM %6$s AS t WHERE t.%7$s IS NOT NULL AND t.%4$s[1] IS NOT NULL AND t.%4$s[2] IS NOT NULL AND t.%8$s IS NOT NULL%9$s ORDER BY t.%1$s LIMIT %10$s) AS s',
         n.key, n.key_text, CASE WHEN n.holds_bytes THEN 'NULL::text' ELSE format('t.%s::text', n.image) END, n.source,
         CASE WHEN n.holds_bytes THEN format('visrec._stamp(t.%s::bytea)', n.image) ELSE 'NULL::bigint' END, n."table", n.vector, n.image,
         CASE WHEN after IS NOT NULL THEN format(' AND t.%s %s ($1)::%s', n.key, n.greater, n.key_type) END, size)
@@ -364,7 +379,6 @@ DECLARE
     after pg_catalog.text;
     embedded bigint := 0;
     failed bigint := 0;
-    hidden boolean;
     started pg_catalog.timestamptz := pg_catalog.clock_timestamp();
     told pg_catalog.timestamptz := started;
     seconds double precision;
@@ -379,7 +393,7 @@ BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     attachment := visrec._start_backfill(relation, name, batch_size, max_rows);
     total := least((visrec._call(attachment, 'count_due'))::bigint, max_rows);
-    hidden := visrec._call(attachment, 'tidy')::boolean;
+    PERFORM visrec._call(attachment, 'tidy');
     WHILE max_rows IS NULL OR embedded + failed < max_rows LOOP
         wanted := coalesce(max_rows - embedded - failed, 2 * batch_size::bigint);
         outcome := visrec._checked(visrec._call(attachment, 'batch', jsonb_build_object('after', after, 'schemas', schemas,
@@ -402,9 +416,7 @@ BEGIN
     seconds := extract(epoch FROM clock_timestamp() - started);
     RAISE NOTICE '%: % rows embedded, % failed, in % s (% rows/s)', visrec._label(relation), embedded, failed,
         round(seconds::numeric, 1), round(((embedded + failed) / seconds)::numeric, 1);
-    IF hidden AND total > embedded + failed THEN
-        PERFORM visrec._warn_hidden(attachment, total - embedded - failed);
-    END IF;
+    PERFORM visrec._note_hidden(relation);
     IF failed > 0 THEN
         RAISE WARNING USING
             MESSAGE = format('%s of %s images could not be embedded', failed, embedded + failed),

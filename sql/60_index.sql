@@ -93,7 +93,7 @@ CREATE FUNCTION visrec._make_mark_index(a visrec.attachment) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM visrec._indexes(a.relation, a.numbers[4]) AS i WHERE i.made AND i.access = 'btree') THEN
-        PERFORM visrec._create_index(a.relation, format('((%2$I[1])) WHERE %1$I IS NULL AND %2$I IS NOT NULL',
+        PERFORM visrec._create_index(a.relation, format('((%2$I[2])) WHERE %1$I IS NULL AND %2$I IS NOT NULL',
             a.columns[3], a.columns[4]));
     END IF;
 END

@@ -85,6 +85,8 @@ BEGIN
         answer := visrec._embed(registered.name, NULL, visrec._test_picture(), NULL);
         IF answer ? 'missing' THEN
             answer := jsonb_build_object('error', visrec._missing_package());
+        ELSIF answer -> 'error' ->> 'sqlstate' = '57014' THEN
+            PERFORM visrec._checked(answer);
         END IF;
         cosine := visrec._cosine(answer ->> 'embedding', registered.reference::text);
         -- The numbers it is computed in may have changed since: half or 8-bit ones are rounded.

@@ -135,14 +135,16 @@ WRONG = [
         (call, "22004", "the search query must not be null", None, None)
         for call in ("search_posts(NULL)", "search_posts_by_image(NULL::text)", "search_posts_by_image(NULL::bytea)")
     ),
-    ("search_posts('a red shoe')", "0A000", 'model "pixels" embeds images only', None, None),
-    ("recommend_posts('{1}', toward => 'red')", "0A000", 'model "pixels" embeds images only', None, None),
+    ("search_posts('a red shoe')", "0A000", 'model "pixels" embeds pictures only', None,
+     "Use a model with a text tower, such as clip-ViT-B-32."),
+    ("recommend_posts('{1}', toward => 'red')", "0A000", 'model "pixels" embeds pictures only', None,
+     "Use a model with a text tower, such as clip-ViT-B-32."),
     ("search_posts_by_image('nowhere.jpg')", "58P01", ..., None, None),
     ("search_posts_by_image('')", "58P01", "the path is empty", None, None),
     ("search_posts_by_image('/etc/passwd')", "42501", "the path is not inside any directory of image_roots", None, ...),
     ("search_posts_by_image('https://example.org/x.jpg')", "58030", "images are not fetched from URLs yet", None,
      "The image must be a file under image_roots."),
-    ("search_posts_by_image('\\x00'::bytea)", "22P03", ..., None, None),
+    ("search_posts_by_image('\\x00'::bytea)", "22P03", "the data is not a picture in a supported format", None, ...),
     ("search_posts_by_image(''::bytea)", "22P03", ..., None, None),
     # strict
     ("similar_posts(999, strict => true)", "P0002", 'table "public.posts" has no row with the key 999', None, None),
@@ -217,7 +219,7 @@ WRONG = [
     ("visrec.attach('posts', show_columns => '{title,title}')", "22023", "show_columns names a column twice", None, ...),
     ("visrec.attach('posts', show_columns => '{image_path}')", "22023", "show_columns names a column twice", None, ...),
     ("visrec.attach('posts', show_columns => '{NULL}')", "22023", ..., ..., ...),
-    ("visrec.attach('posts', name => '')", "22023", "the name of an attachment must not be empty", None, None),
+    ("visrec.attach('posts', model => 'pixels', name => '')", "22023", "the name of an attachment must not be empty", None, None),
     ("visrec.attach('pg_class')", ..., ..., ..., ...),
     ("visrec.attach('visrec.attached')", "42809", '"visrec.attached" is not a table', None, ...),
     ("visrec.attach('events')", "42P16", 'table "public.events" has no primary key', None, ...),
@@ -228,8 +230,9 @@ WRONG = [
      'cannot use column "note" because type json has no order', None, None),
     # What is in no table
     ("visrec.embed_image('nowhere.jpg', 'nix')", "55000", 'model "nix" is not registered', None, ...),
-    ("visrec.embed_image('\\x00'::bytea, 'pixels')", "22P03", ..., None, None),
-    ("visrec.embed_text('x', 'pixels')", "0A000", 'model "pixels" embeds images only', None, None),
+    ("visrec.embed_image('\\x00'::bytea, 'pixels')", "22P03", "the data is not a picture in a supported format", None, ...),
+    ("visrec.embed_text('x', 'pixels')", "0A000", 'model "pixels" embeds pictures only', None,
+     "Use a model with a text tower, such as clip-ViT-B-32."),
     ("visrec.set('nix', '1')", "42704", 'unrecognized setting "nix"', None, ...),
     ("visrec.set('max_image_bytes', '0')", "22023", 'invalid value for "max_image_bytes": "0"', None, ...),
     ("visrec.set('max_image_bytes', '1e6')", "22023", 'invalid value for "max_image_bytes": "1e6"', None, ...),
@@ -240,12 +243,6 @@ WRONG = [
     ("visrec.register_model('')", "22004", "the name of the model must not be empty", None, None),
     ("visrec.register_model('x', 'models/x')", "22023", 'model directory "models/x" is not an absolute path', None, None),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def asked():
-    """Errors seen for the calls of WRONG, filled by the first test that asks."""
-    return {}
 
 
 def error_of(connection, call):

@@ -399,7 +399,7 @@ def test_messages_name_objects_in_quotes_once(db):
     db.execute("SELECT visrec.attach('\"Posts\"', model => 'pixels')")
     assert heard == [
         ("NOTICE", '1 rows of table "public.Posts" have an image but no vector',
-         "CALL visrec.backfill('\"Posts\"');"),
+         "CALL visrec.backfill('public.\"Posts\"');"),
     ]  # fmt: skip
     db.execute("CALL visrec.backfill('public.\"Posts\"')")  # as the hint says
     with pytest.raises(psycopg.errors.NoDataFound) as raised:

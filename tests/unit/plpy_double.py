@@ -114,7 +114,7 @@ class Server:
             assert image is not None
             size, path, data = len(image), None, image if len(image) <= max_bytes else None
         row = {"id": key, "path": path, "bytes": data, "size": size, "source": int(key)}
-        return {**row, "stale": False}
+        return row
 
     def due(self, max_bytes: int) -> Rows:
         return [

@@ -90,7 +90,7 @@ def test_without_an_encoder_process_there_is_no_status(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert requests.encoder_status(Server()) == "null"
-    assert requests.encoder_stop(Server()) is False
+    assert json.loads(requests.encoder_stop(Server())) == {"stopped": False}
 
 
 def test_auto_embeds_here_where_no_process_starts_and_says_so_once(
