@@ -337,8 +337,11 @@ BEGIN
         PERFORM visrec._check_table(NEW.relation);
         PERFORM visrec._check_columns(NEW.relation, NEW.columns, NEW.model);
         PERFORM visrec._check_name(NEW.id, NEW.relation, NEW.name);
-        IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
-            RAISE insufficient_privilege USING MESSAGE = 'cannot change the id of an attachment';
+        IF TG_OP = 'UPDATE' THEN
+            PERFORM visrec._check_owner(OLD.relation);      -- of the line before: ON CONFLICT asks no view's condition of it
+            IF NEW.id <> OLD.id THEN
+                RAISE insufficient_privilege USING MESSAGE = 'cannot change the id of an attachment';
+            END IF;
         END IF;
     END IF;
     RETURN NEW;
@@ -349,3 +352,17 @@ COMMENT ON FUNCTION visrec._check_attachment() IS
 
 CREATE TRIGGER a_check BEFORE INSERT OR UPDATE ON visrec.attachment
 FOR EACH ROW EXECUTE FUNCTION visrec._check_attachment();
+
+CREATE FUNCTION visrec._check_failed_row() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.attachment <> OLD.attachment OR NOT visrec._owns_attachment(OLD.attachment) THEN
+        RAISE insufficient_privilege USING MESSAGE = 'cannot change a failure of another table';
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_failed_row() IS
+    'Checks the line before an update of visrec.failed_row: ON CONFLICT asks no view''s condition of it.';
+
+CREATE TRIGGER a_check BEFORE UPDATE ON visrec.failed_row FOR EACH ROW EXECUTE FUNCTION visrec._check_failed_row();

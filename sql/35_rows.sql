@@ -99,7 +99,7 @@ BEGIN
         FROM pg_namespace AS n
         -- Trusted are the current role, a table's owner, and who may become it; superusers; and the database's owner (6171 is
         -- pg_database_owner). In databases of PostgreSQL 14 and before everybody (0) may create in public, which is on every path.
-        WHERE n.nspname = ANY (schemas) AND NOT EXISTS (
+        WHERE n.nspname = ANY (schemas) AND n.nspname !~ '^pg_(toast_)?temp_' AND NOT EXISTS (
             SELECT FROM (SELECT a.grantee FROM aclexplode(n.nspacl) AS a WHERE a.privilege_type = 'CREATE'
                          UNION ALL SELECT n.nspowner) AS c (role)
             WHERE NOT (c.role = 6171 OR c.role <> 0 AND (pg_has_role(c.role, current_user, 'MEMBER')
@@ -131,6 +131,15 @@ BEGIN
             MESSAGE = format('permission denied to embed images for role "%s"', current_user),
             DETAIL = format('The rows of table "%s" are kept without a vector.', visrec._label(n.relation)),
             HINT = format('An administrator can allow it: SELECT visrec.grant_access(%L);', quote_ident(current_user));
+        RETURN;
+    END IF;
+    IF visrec._strangers_temporary(n.relation) THEN
+        RAISE WARNING USING
+            ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('rows of table "%s" are kept without a vector', visrec._label(n.relation)),
+            DETAIL = 'This session has temporary tables of a role that the table''s owner does not trust, and code of the owner''s '
+                'on the table might use them.',
+            HINT = format('The owner can call: CALL visrec.backfill(%L%s);', n.relation::regclass, visrec._name_argument(n.id));
         RETURN;
     END IF;
     PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);

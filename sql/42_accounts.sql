@@ -6,9 +6,13 @@ CREATE FUNCTION visrec._call(attachment integer, task text, arguments jsonb DEFA
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     a visrec.attachment;
+    before jsonb;
     result jsonb;
 BEGIN
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
+    IF current_user <> (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = a.relation) THEN
+        before := visrec._session_state();
+    END IF;
     IF NOT EXISTS (
         SELECT FROM pg_proc AS p JOIN pg_class AS c ON c.relowner = p.proowner
         WHERE c.oid = a.relation AND p.pronamespace = 'visrec'::regnamespace AND p.proname = '_table_' || a.id
@@ -18,11 +22,19 @@ BEGIN
     END IF;
     EXECUTE format('SELECT visrec.%I($1, $2)', '_table_' || attachment) INTO result
     USING task, arguments || jsonb_build_object('role', current_setting('role'), 'session_user', session_user);
+    IF before IS NOT NULL THEN      -- until the path is known to be ours, each operator is qualified
+        IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+            before := pg_catalog.jsonb_set(before, '{search_path}', 'true');
+        END IF;
+        PERFORM visrec._check_session(before, a.relation);
+    END IF;
     RETURN result;
 END
 $$;
 COMMENT ON FUNCTION visrec._call(integer, text, jsonb) IS
-    'Does a task on an attached table''s rows as its owner, by visrec._as_owner.';
+    'Does a task on an attached table''s rows as its owner, by visrec._as_owner; for others than the owner, an error if the owner''s '
+    'code left something in the session.';
 
 CREATE FUNCTION visrec._acts_for_owner(relation regclass) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -245,6 +257,12 @@ BEGIN
     ELSE
         RETURN QUERY SELECT * FROM visrec._count_states(attachment);
     END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    IF NOT visrec._acts_for_owner(relation) AND has_table_privilege(relation, 'SELECT') IS NOT TRUE
+        AND NOT has_function_privilege('visrec._monitor_coverage(integer)', 'EXECUTE') THEN
+        RAISE;
+    END IF;
+    RAISE WARNING '%', SQLERRM;
 END
 $$;
 COMMENT ON FUNCTION visrec.coverage(regclass, name) IS

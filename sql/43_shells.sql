@@ -124,8 +124,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE visrec._shell_digest(p.proname, p.prosrc) = ANY ((a).shells) AND pg_has_role(p.proowner, 'USAGE')
       AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = (a).relation AND p.proowner = c.relowner
                   UNION ALL SELECT FROM pg_proc AS t WHERE t.pronamespace = 'visrec'::regnamespace
-                      AND t.proname = '_table_' || (a).id AND t.proowner = p.proowner
-                  UNION ALL SELECT FROM pg_class AS c WHERE c.oid = (a).relation AND c.relnamespace = p.pronamespace)
+                      AND t.proname = '_table_' || (a).id AND t.proowner = p.proowner)
        -- Shells without their attachment, which is what a dump without data restores.
        OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = (a).relation AND p.proowner = c.relowner AND c.relnamespace = p.pronamespace)
           AND coalesce(substring(p.prosrc FROM '^\n    SELECT \* FROM visrec\._similar_([0-9]{1,9})\('),

@@ -90,7 +90,8 @@ BEGIN
         CONTINUE WHEN NOT EXISTS (SELECT FROM visrec._our_triggers(a.relation) AS o WHERE o.attachment = a.id);
         BEGIN
             now := visrec._as_now(a);
-            IF (now.columns, now.types) IS DISTINCT FROM (a.columns, a.types) OR visrec._problem(a) IS NOT NULL
+            -- Attach would grant the owner what it lacks, which nobody asked for here.
+            IF ((now.columns, now.types) IS DISTINCT FROM (a.columns, a.types) OR visrec._problem(a) IS NOT NULL)
                 AND visrec._may_embed((SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation))
             THEN
                 PERFORM visrec._attach(a.relation, NULL, NULL, NULL, NULL, NULL, NULL, a.name, NULL);

@@ -1,5 +1,7 @@
 """What every function says to an argument it does not take: SQLSTATE, message, detail or hint."""
 
+# ruff: noqa: E501 - a line for each call
+
 import psycopg
 import pytest
 

@@ -148,7 +148,11 @@ def test_bytes_changed_in_the_middle_are_found_by_recheck(raw):
     heard = notices(raw)
     assert raw.execute("SELECT visrec.recheck('raw')").fetchone() == (1,)
     assert heard == [
-        ("NOTICE", '1 images of table "public.raw" have changed', "CALL visrec.backfill('public.raw');"),  # noqa: E501
+        (
+            "NOTICE",
+            '1 images of table "public.raw" have changed',
+            "CALL visrec.backfill('public.raw');",
+        ),
     ]
     assert coverage(raw, "raw") == {"embedded": 3, "stale": 1}
     raw.execute("CALL visrec.backfill('raw')")
@@ -161,7 +165,9 @@ def test_bytes_changed_in_the_middle_are_found_by_recheck(raw):
 
 
 def test_an_update_of_bytes_in_the_middle_embeds(raw, pictures, paths):
-    raw.execute("UPDATE raw SET image = overlay(image PLACING '\\x00'::bytea FROM octet_length(image) / 2)")
+    raw.execute(
+        "UPDATE raw SET image = overlay(image PLACING '\\x00'::bytea FROM octet_length(image) / 2)"
+    )
     states = coverage(raw, "raw")
     assert sum(states.values()) == 3
     assert raw.execute("SELECT visrec.recheck('raw')").fetchone() == (0,)
@@ -214,7 +220,9 @@ def test_a_generated_image_column(db, paths):
     )
     db.execute("SELECT visrec.attach('posts', model => 'pixels')")
     for n, path in enumerate(paths[:4]):
-        db.execute("INSERT INTO posts (id, folder, file) VALUES (%s, %s, %s)", (n, *path.split("/")))
+        db.execute(
+            "INSERT INTO posts (id, folder, file) VALUES (%s, %s, %s)", (n, *path.split("/"))
+        )
     assert coverage(db) == {"embedded": 4}
     folder, file = paths[20].split("/")
     db.execute("UPDATE posts SET folder = %s, file = %s WHERE id = 1", (folder, file))
@@ -316,7 +324,9 @@ def test_an_attachment_follows_its_table(home, paths, change, told):
         "SELECT name, show_columns[1] FROM visrec.attached WHERE relation = %s::regclass", (table,)
     ).fetchall()
     first = "'1'" if "text" in now else "1"
-    found = home.execute(f"SELECT * FROM {shell_schema(home, attachment)}.similar_{attachment}({first})")
+    found = home.execute(
+        f"SELECT * FROM {shell_schema(home, attachment)}.similar_{attachment}({first})"
+    )
     assert [column.name for column in found.description] == ["id", "similarity", image, shown]
     assert len(found.fetchall()) == 2
     failures = home.execute(
@@ -357,9 +367,7 @@ def test_a_type_that_cannot_change_leaves_the_triggers(home, paths):
 
 def test_migrations_in_functions_and_do_blocks(home, paths):
     """The statement's text is then that of the DO: it names the table all the same."""
-    home.execute(
-        "DO $$ BEGIN EXECUTE 'ALTER TABLE home.posts ALTER COLUMN id TYPE bigint'; END $$"
-    )
+    home.execute("DO $$ BEGIN EXECUTE 'ALTER TABLE home.posts ALTER COLUMN id TYPE bigint'; END $$")
     works(home, paths, "home.posts")
 
 
@@ -367,7 +375,10 @@ GONE = {
     "image": ("ALTER TABLE home.posts DROP COLUMN image_path", 'Column "image_path"'),
     "shown": ("ALTER TABLE home.posts DROP COLUMN title", 'Column "title"'),
     "key": ("ALTER TABLE home.posts DROP COLUMN id", 'Column "id"'),
-    "primary key": ("ALTER TABLE home.posts DROP CONSTRAINT posts_pkey", 'Column "id" is no longer the primary key'),
+    "primary key": (
+        "ALTER TABLE home.posts DROP CONSTRAINT posts_pkey",
+        'Column "id" is no longer the primary key',
+    ),
 }
 
 
@@ -599,7 +610,7 @@ PUBLIC_API = {
 }
 SHELLS = {
     "similar": "SELECT * FROM similar_mine(1)",
-    "similar with a filter": "SELECT * FROM similar_mine(1, 3, '{{\"label\": \"a\"}}')",
+    "similar with a filter": 'SELECT * FROM similar_mine(1, 3, \'{{"label": "a"}}\')',
     "search": "SELECT * FROM search_mine_by_image({path})",
     "search bytes": "SELECT * FROM search_mine_by_image({data}::bytea)",
     "recommend": "SELECT * FROM recommend_mine('{{1,2}}')",
@@ -632,9 +643,7 @@ def ordinary(db, paths):
     db.execute("GRANT CREATE ON SCHEMA public TO visrec_ordinary")
 
     def session():
-        return psycopg.connect(
-            db.info.dsn, user="visrec_ordinary", password="x", autocommit=True
-        )
+        return psycopg.connect(db.info.dsn, user="visrec_ordinary", password="x", autocommit=True)
 
     with session() as own:
         own.execute("CREATE TABLE mine (id bigint PRIMARY KEY, image_path text, label text)")
@@ -644,8 +653,12 @@ def ordinary(db, paths):
             " FROM unnest(%s::text[]) WITH ORDINALITY AS u (p, n)",
             (paths[:12],),
         )
-        own.execute("CREATE TABLE events (user_id int, post_id bigint, weight float, at timestamptz)")
-        own.execute("INSERT INTO events SELECT 1, n, 1, now() + n * interval '1 s' FROM generate_series(1, 4) AS n")  # fmt: skip  # noqa: E501
+        own.execute(
+            "CREATE TABLE events (user_id int, post_id bigint, weight float, at timestamptz)"
+        )
+        own.execute(
+            "INSERT INTO events SELECT 1, n, 1, now() + n * interval '1 s' FROM generate_series(1, 4) AS n"
+        )
         own.execute("SELECT visrec.attach_events('mine', 'events')")
     yield session
     db.execute("DROP OWNED BY visrec_ordinary CASCADE")
@@ -731,7 +744,9 @@ def test_backfill_inside_a_transaction_block_says_what_to_do(posts, paths):
     posts.execute("DO $$ BEGIN CALL visrec.backfill('posts'); END $$")  # no block of a transaction
 
 
-PACKAGE = "SELECT substring(prosrc FROM 'insert\\(0, \"([^\"]+)\"') FROM pg_proc WHERE proname = '_embed'"
+PACKAGE = (
+    "SELECT substring(prosrc FROM 'insert\\(0, \"([^\"]+)\"') FROM pg_proc WHERE proname = '_embed'"
+)
 
 
 def move_package(db, before, after):
@@ -819,16 +834,23 @@ def test_on_error_raise_says_that_the_package_is_gone(uninstalled, posts, paths)
 
 def test_results_are_named_as_they_are_documented(posts, paths):
     insert(posts, paths[:12])
+    posts.execute("CREATE TABLE likes (who int, what bigint, good float, moment timestamptz)")
     posts.execute(
-        "CREATE TABLE likes (who int, what bigint, good float, moment timestamptz)"
+        "INSERT INTO likes SELECT 1, n, 1, now() + n * interval '1 s' FROM generate_series(1, 6) AS n"
     )
-    posts.execute("INSERT INTO likes SELECT 1, n, 1, now() + n * interval '1 s' FROM generate_series(1, 6) AS n")  # fmt: skip  # noqa: E501
     posts.execute("SELECT visrec.attach_events('posts', 'likes', 'who', 'what', 'good', 'moment')")
-    columns = [c.name for c in posts.execute("SELECT * FROM visrec.evaluate('posts', 'category')").description]  # fmt: skip  # noqa: E501
+    columns = [
+        c.name
+        for c in posts.execute("SELECT * FROM visrec.evaluate('posts', 'category')").description
+    ]
     assert columns == ["label", "k", "queries", "precision", "recall", "map", "ndcg", "hit_rate"]
-    assert posts.execute("SELECT users FROM visrec.evaluate_taste('posts') LIMIT 1").fetchone() == (1,)  # noqa: E501
+    assert posts.execute("SELECT users FROM visrec.evaluate_taste('posts') LIMIT 1").fetchone() == (
+        1,
+    )
     posts.execute("ALTER TABLE likes RENAME TO hearts")
-    assert posts.execute("SELECT users FROM visrec.evaluate_taste('posts') LIMIT 1").fetchone() == (1,)  # noqa: E501
+    assert posts.execute("SELECT users FROM visrec.evaluate_taste('posts') LIMIT 1").fetchone() == (
+        1,
+    )
     kind = posts.execute("SELECT pg_typeof(id_a)::text FROM duplicates_posts(5, 2) LIMIT 1")
     assert kind.fetchone() == ("bigint",)
     posts.execute("INSERT INTO posts (id, image_path) VALUES (99, 'nowhere')")

@@ -73,7 +73,9 @@ def test_everything_works_in_the_restored_database(posts, paths, restore):
     insert(posts, [*paths[:20], "nowhere.jpg"])
     posts.execute("SELECT visrec.set('max_image_pixels', '7654321')")
     posts.execute("SELECT visrec.attach('posts', show_columns => '{title}')")
-    posts.execute("ALTER TABLE posts ADD CONSTRAINT a_title UNIQUE (title)")  # restored before the primary key
+    posts.execute(
+        "ALTER TABLE posts ADD CONSTRAINT a_title UNIQUE (title)"
+    )  # restored before the primary key
     restored = restore()
     same(restored, posts, ATTACHED, FAILURES, SETTINGS, ROWS)
     assert restored.execute("SELECT problem FROM visrec.attached").fetchall() == [(None,)]

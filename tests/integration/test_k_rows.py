@@ -27,8 +27,10 @@ def nearest(connection, k=5, row=1):
     return [
         found_row[0]
         for found_row in connection.execute(
-            "SELECT t.id FROM posts AS t WHERE t.id <> %(row)s AND t.content_vector IS NOT NULL ORDER BY"
-            " (t.content_vector <=> (SELECT q.content_vector FROM posts AS q WHERE q.id = %(row)s)) + 0,"
+            "SELECT t.id FROM posts AS t WHERE t.id <> %(row)s AND t.content_vector IS NOT"
+            " NULL ORDER BY"
+            " (t.content_vector <=> (SELECT q.content_vector FROM posts AS q WHERE q.id ="
+            " %(row)s)) + 0,"
             " t.id LIMIT %(k)s",
             {"row": row, "k": k},
         ).fetchall()
@@ -97,7 +99,10 @@ def test_settings_of_the_session_after_7999_of_8100_deletions(many, connect):
         assert len(found(session, "similar_posts(1, 500)")) == 100, setting
         assert len(found(session, "recommend_posts('{1}', k => 7)")) == 7, setting
         name, value = (part.strip(" '") for part in setting.split("="))
-        assert session.execute(f"SHOW {name}").fetchone()[0] in (value, value.replace("60s", "1min"))
+        assert session.execute(f"SHOW {name}").fetchone()[0] in (
+            value,
+            value.replace("60s", "1min"),
+        )
         session.close()
 
 
@@ -122,7 +127,7 @@ def test_dead_rows_and_a_filter(many, method):
     index(many, method)
     many.execute("DELETE FROM posts WHERE id > 1 AND id <= 2400 AND id <> 77")
     many.execute("UPDATE posts SET category = 'rare' WHERE id = 77 OR id > 2497")
-    call = "similar_posts(1, {k}, '{{\"category\": \"rare\"}}')"
+    call = 'similar_posts(1, {k}, \'{{"category": "rare"}}\')'
     assert sorted(found(many, call.format(k=10))) == [77, 2498, 2499, 2500]
     assert len(found(many, call.format(k=2))) == 2
 
@@ -172,7 +177,10 @@ def test_deleted_and_uncommitted_rows_of_others(many, connect):
 
 def test_rows_in_partitions(db):
     """MergeAppend of the partitions' indexes, most of whose rows are dead."""
-    db.execute("CREATE TABLE posts (id bigint PRIMARY KEY, image_path text, category text) PARTITION BY HASH (id)")
+    db.execute(
+        "CREATE TABLE posts (id bigint PRIMARY KEY, image_path text, category text)"
+        " PARTITION BY HASH (id)"
+    )
     for n in range(4):
         db.execute(
             f"CREATE TABLE posts_{n} PARTITION OF posts FOR VALUES WITH (modulus 4, remainder {n})"

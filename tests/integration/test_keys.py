@@ -35,7 +35,7 @@ KINDS = {
     "numrange": ("numrange", "[1.0,2.00) (,3.10) empty [4,) [5.5,6] (7,8)"),
     "bytea": ("bytea", r"\x00 \x5c \x ab \x27ff \x0a0d"),
     "uuid": ("uuid", " ".join(f"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1{n}" for n in range(6))),
-    "enum": ("mood", "happy sad Mean it's \"so\" %s"),
+    "enum": ("mood", 'happy sad Mean it\'s "so" %s'),
     "domain": ("outer_day", "2024-02-01 2024-01-02 1999-12-31 2000-02-29 2001-03-04 2002-04-05"),
     "domain of numeric": ("price", "1.00 1.5 0.1000 1e30 -2.50 7"),
     "insensitive text": ('text COLLATE "insensitive"', "Äpfel b C d E f"),
@@ -261,7 +261,9 @@ def test_keys_of_text_order_as_their_index_does(db, paths):
     db.execute(SETUP)
     db.execute('CREATE TABLE items (key text COLLATE "insensitive" PRIMARY KEY, image_path text)')
     db.execute("SELECT visrec.attach('items', model => 'pixels')")
-    db.execute("INSERT INTO items SELECT key, %s FROM unnest('{b,A,c,D}'::text[]) AS u (key)", (paths[0],))  # fmt: skip  # noqa: E501
+    db.execute(
+        "INSERT INTO items SELECT key, %s FROM unnest('{b,A,c,D}'::text[]) AS u (key)", (paths[0],)
+    )
     assert db.execute("SELECT id FROM similar_items('B', 2)").fetchall() == [("A",), ("c",)]
     pairs = db.execute("SELECT id_a, id_b, kind FROM duplicates_items()").fetchall()
     assert sorted(pairs) == sorted(

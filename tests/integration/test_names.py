@@ -13,7 +13,14 @@ NAMES = [
     'weird "" name', 'weird " name', "%s", "%1$s", "%I", "%%", "{}", "a.b", "Ünïcode", "back\\slash", "it's", " ", "x;--", "a, b",
     "a = b", "search", "query", "found", "pool", "column_2", "liked", "embedding", "stamp",
 ]  # fmt: skip
-RESERVED = {"id", "k", "filter", "similarity", "query", "liked"}  # arguments and results of the search functions
+RESERVED = {
+    "id",
+    "k",
+    "filter",
+    "similarity",
+    "query",
+    "liked",
+}  # arguments and results of the search functions
 
 
 def named(template, *names, **more):
@@ -118,9 +125,15 @@ def test_tables_and_schemas_with_such_names(db, paths, name):
     db.execute(named("CREATE SCHEMA {}", name))
     shown = name if name not in RESERVED | {"user", "position"} else f"{name}4"
     db.execute(
-        named("CREATE TABLE {schema}.{table} ({key} bigint PRIMARY KEY, {image} text, {shown} int)",
-              schema=name, table=name, key=key, image=image, shown=shown)
-    )  # fmt: skip
+        named(
+            "CREATE TABLE {schema}.{table} ({key} bigint PRIMARY KEY, {image} text, {shown} int)",
+            schema=name,
+            table=name,
+            key=key,
+            image=image,
+            shown=shown,
+        )
+    )
     db.execute(
         "SELECT visrec.attach(%s::regclass, %s, %s, 'pixels', show_columns => ARRAY[%s]::name[])",
         (table, image, vector, shown),
@@ -144,10 +157,18 @@ def test_tables_and_schemas_with_such_names(db, paths, name):
 def test_events_with_such_names(posts, paths):
     insert_four(posts, paths, "posts")
     posts.execute(
-        named("CREATE TABLE {t} ({u} text, {i} bigint, {w} float, {a} timestamptz)",
-              t="$2", u="e", i='weird "" name', w="%s", a="select")
-    )  # fmt: skip
-    posts.execute(named("INSERT INTO {} VALUES ('o''x', 1, 1, now()), ('o''x', 2, -1, now())", "$2"))
+        named(
+            "CREATE TABLE {t} ({u} text, {i} bigint, {w} float, {a} timestamptz)",
+            t="$2",
+            u="e",
+            i='weird "" name',
+            w="%s",
+            a="select",
+        )
+    )
+    posts.execute(
+        named("INSERT INTO {} VALUES ('o''x', 1, 1, now()), ('o''x', 2, -1, now())", "$2")
+    )
     posts.execute(
         "SELECT visrec.attach_events('posts', '\"$2\"', 'e', %s, '%%s', 'select')",
         ('weird "" name',),
@@ -250,7 +271,18 @@ def test_a_shown_column_is_quoted_where_its_name_needs_it(posts, paths):
 
 @pytest.mark.parametrize(
     "name",
-    ["id", "similarity", "k", "filter", "weighted", "user_id", "history", "strict", "seen", "liked"],
+    [
+        "id",
+        "similarity",
+        "k",
+        "filter",
+        "weighted",
+        "user_id",
+        "history",
+        "strict",
+        "seen",
+        "liked",
+    ],
 )
 def test_a_shown_column_cannot_have_the_name_of_an_argument(posts, name):
     if name != "id":
@@ -299,7 +331,9 @@ def test_a_schema_visrec_of_somebody_else_is_refused(bare, early):
         bare.execute(statement)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as raised:
         bare.execute("CREATE EXTENSION visrec CASCADE")
-    assert raised.value.diag.message_primary == 'schema "visrec" already exists and is not safe to use'
+    assert (
+        raised.value.diag.message_primary == 'schema "visrec" already exists and is not safe to use'
+    )
     assert raised.value.diag.message_hint == (
         "Drop or rename it; CREATE EXTENSION creates its own."
     )
@@ -321,7 +355,15 @@ def test_an_empty_schema_visrec_of_ones_own_is_used(bare):
         assert bare.execute("SELECT name FROM visrec.model").fetchall() == [("pixels",)]
 
 
-# What an attachment says, written by its owner, is nowhere part of a statement unquoted ---------------
+# What an attachment says, written by its owner, is nowhere part of a statement unquoted ------------
+
+
+def refusal(db, statement):
+    try:
+        db.execute(statement)
+    except psycopg.Error as error:
+        return error
+    return None
 
 
 @pytest.mark.parametrize(
@@ -333,11 +375,11 @@ def test_an_empty_schema_visrec_of_ones_own_is_used(bare):
         ("fingerprint", "'; DROP TABLE victim; --"),
         ("index_method", "hnsw'; DROP TABLE victim; --"),
         ("index_metric", "cosine); DROP TABLE victim; --"),
-        ("shells", "{\"'; DROP TABLE victim; --\"}"),
+        ("shells", '{"\'; DROP TABLE victim; --"}'),
         ("event_columns", '{"x; DROP TABLE victim; --","y","z","w"}'),
         ("operators", '{"= 1); DROP TABLE victim; --","> 1); DROP TABLE victim; --"}'),
         ("weights", "1"),
-        ("columns", '{"id; DROP TABLE victim; --",image_path,content_vector,content_vector_source}'),
+        ("columns", '{"id; DROP TABLE victim; --",image_path,content_vector,x}'),
         ("types", "{bigint,text,vector,text}"),
         ("components", "{}"),
         ("reduction", "-7"),
@@ -355,36 +397,39 @@ def test_what_an_owner_writes_into_its_attachment_runs_nothing(posts, paths, col
         posts.execute("SELECT visrec.attach_events('posts', 'posts', 'id', 'id', NULL, 'title')")
         posts.execute("INSERT INTO posts (id, image_path) VALUES (1, %s), (2, %s)", paths[:2])
         posts.execute("SET ROLE visrec_writer")
-        try:
-            posts.execute(named("UPDATE visrec.own_attachment SET {} = %s", column), (value,))
-        except psycopg.Error as error:
-            assert error.sqlstate[:2] != "XX", error
+        change = sql.SQL("UPDATE visrec.own_attachment SET {} = {}").format(
+            sql.Identifier(column), sql.Literal(value)
+        )
+        refusals = [refusal(posts, change)]
         posts.execute("RESET ROLE")
-        for statement in (
-            "SELECT * FROM visrec.coverage('posts')",
-            "CALL visrec.backfill('posts')",
-            "SELECT visrec.retry('posts')",
-            "SELECT visrec.recheck('posts')",
-            "SELECT * FROM similar_posts(1)",
-            "SELECT * FROM recommend_posts('{1}')",
-            "SELECT * FROM recommend_posts_for(1)",
-            "SELECT * FROM visrec.evaluate_taste('posts')",
-            "SELECT * FROM visrec.duplicates('posts')",
-            "SELECT * FROM visrec.recall('posts')",
-            "INSERT INTO posts (id, image_path) VALUES (3, 'x')",
-            "UPDATE posts SET image_path = 'y' WHERE id = 3",
-            "DELETE FROM posts WHERE id = 3",
-            "SELECT visrec.reindex('posts')",
-            "SELECT visrec.attach('posts')",
-            "SELECT visrec.attach_events('posts', NULL)",
-            "SELECT visrec.detach('posts')",
-        ):
-            try:
-                posts.execute(statement)
-            except psycopg.Error as error:
-                # A plain word of what is wrong: no syntax error, nothing internal.
-                assert error.sqlstate[:2] not in ("XX",), (statement, error)
-                assert error.sqlstate != "42601", (statement, error)
+        refusals += [
+            refusal(posts, statement)
+            for statement in (
+                "SELECT * FROM visrec.coverage('posts')",
+                "CALL visrec.backfill('posts')",
+                "SELECT visrec.retry('posts')",
+                "SELECT visrec.recheck('posts')",
+                "SELECT * FROM similar_posts(1)",
+                "SELECT * FROM recommend_posts('{1}')",
+                "SELECT * FROM recommend_posts_for(1)",
+                "SELECT * FROM visrec.evaluate_taste('posts')",
+                "SELECT * FROM visrec.duplicates('posts')",
+                "SELECT * FROM visrec.recall('posts')",
+                "INSERT INTO posts (id, image_path) VALUES (3, 'x')",
+                "UPDATE posts SET image_path = 'y' WHERE id = 3",
+                "DELETE FROM posts WHERE id = 3",
+                "SELECT visrec.reindex('posts')",
+                "SELECT visrec.attach('posts')",
+                "SELECT visrec.attach_events('posts', NULL)",
+                "SELECT visrec.detach('posts')",
+            )
+        ]
+        # What is wrong is said in plain words: no syntax error, nothing internal.
+        assert [
+            error
+            for error in refusals
+            if error and (error.sqlstate == "42601" or error.sqlstate.startswith("XX"))
+        ] == []
         posts.execute("SELECT FROM victim")
     finally:
         posts.execute("RESET ROLE")
@@ -398,13 +443,14 @@ def test_messages_name_objects_in_quotes_once(db):
     heard = notices(db)
     db.execute("SELECT visrec.attach('\"Posts\"', model => 'pixels')")
     assert heard == [
-        ("NOTICE", '1 rows of table "public.Posts" have an image but no vector',
-         "CALL visrec.backfill('public.\"Posts\"');"),
-    ]  # fmt: skip
+        (
+            "NOTICE",
+            '1 rows of table "public.Posts" have an image but no vector',
+            "CALL visrec.backfill('public.\"Posts\"');",
+        ),
+    ]
     db.execute("CALL visrec.backfill('public.\"Posts\"')")  # as the hint says
     with pytest.raises(psycopg.errors.NoDataFound) as raised:
         db.execute('SELECT * FROM "similar_Posts"(1, strict => true)')
     assert raised.value.diag.message_primary == 'row 1 of table "public.Posts" has no vector'
-    assert raised.value.diag.message_hint == (
-        "SELECT * FROM visrec.coverage('public.\"Posts\"');"
-    )
+    assert raised.value.diag.message_hint == ("SELECT * FROM visrec.coverage('public.\"Posts\"');")

@@ -60,7 +60,11 @@ CREATE TYPE trap.kind AS ENUM ('a', 'b');
 CREATE FUNCTION trap.kind_text(trap.kind) RETURNS text LANGUAGE plpgsql AS
     $$ BEGIN PERFORM trap.look('cast to text'); RETURN 'a'; END $$;
 CREATE FUNCTION trap.text_kind(text) RETURNS trap.kind LANGUAGE plpgsql AS
-    $$ BEGIN PERFORM trap.look('cast from text'); RETURN pg_catalog.enum_first(NULL::trap.kind); END $$;
+    $$ BEGIN
+        PERFORM trap.look('cast from text');
+        RETURN (SELECT e FROM pg_catalog.unnest(pg_catalog.enum_range(NULL::trap.kind)) AS e
+                WHERE pg_catalog.format('%s', e) = $1);
+    END $$;
 CREATE FUNCTION trap.kind_float(trap.kind) RETURNS float8 LANGUAGE plpgsql AS
     $$ BEGIN PERFORM trap.look('cast to float8'); RETURN 1; END $$;
 CREATE FUNCTION trap.kind_key(trap.kind) RETURNS bigint LANGUAGE plpgsql AS
@@ -201,9 +205,7 @@ def test_an_administrator_runs_no_code_of_the_owner(db, roles, paths, key):
     if key == "trap.kind":
         session.execute("CREATE TABLE trap.kinds (id trap.kind PRIMARY KEY, image_path text)")
         session.execute("SELECT visrec.attach('trap.kinds', model => 'pixels')")
-        session.execute(
-            "INSERT INTO trap.kinds VALUES ('a', %s), ('b', %s)", (paths[0], paths[1])
-        )
+        session.execute("INSERT INTO trap.kinds VALUES ('a', %s), ('b', %s)", (paths[0], paths[1]))
         statements = [s.replace("trap.posts", "trap.kinds") for s in ADMINISTRATION]
     else:
         statements = ADMINISTRATION
@@ -280,9 +282,9 @@ def test_attach_mends_what_the_owner_did(db, mallory, how):
 def test_the_owner_may_not(mallory, statement):
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         mallory.execute(statement.replace("_1(", f"_{number_of(mallory)}("))
-    assert mallory.execute("SELECT prosecdef FROM pg_proc WHERE proname ~ '^_table_'").fetchall() == [
-        (True,)
-    ]
+    assert mallory.execute(
+        "SELECT prosecdef FROM pg_proc WHERE proname ~ '^_table_'"
+    ).fetchall() == [(True,)]
 
 
 def number_of(connection, table="trap.posts"):
@@ -395,7 +397,7 @@ SWAPS = {
 @pytest.mark.parametrize(
     "statement", [s for s in READING if "attached" not in s and "failure" not in s]
 )
-def test_what_is_swapped_while_an_administrator_waits(db, roles, mallory, connect, statement, how):
+def test_what_is_swapped_while_an_administrator_waits(db, mallory, connect, statement, how):
     """What was checked is not what is there when the lock comes: a view of that name, a type."""
     mallory.execute("BEGIN")
     for part in SWAPS[how].split(";"):
@@ -463,14 +465,17 @@ def test_default_privileges_before_attach(db, roles, paths, whose, where):
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             anon.execute(statement)
-    db.execute(f"ALTER DEFAULT PRIVILEGES FOR ROLE postgres {where} REVOKE ALL ON TABLES FROM {ANON}")
+    db.execute(
+        f"ALTER DEFAULT PRIVILEGES FOR ROLE postgres {where} REVOKE ALL ON TABLES FROM {ANON}"
+    )
 
 
 def privileges(db, role):
     """All that a role may do with what is in schema visrec."""
     return db.execute(
         "SELECT p.oid::regprocedure::text, 'x' FROM pg_proc AS p"
-        " WHERE p.pronamespace = 'visrec'::regnamespace AND has_function_privilege(%(r)s, p.oid, 'EXECUTE')"
+        " WHERE p.pronamespace = 'visrec'::regnamespace AND has_function_privilege(%(r)s,"
+        " p.oid, 'EXECUTE')"
         " UNION SELECT c.oid::regclass::text, w FROM pg_class AS c,"
         " unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS w"
         " WHERE c.relnamespace = 'visrec'::regnamespace AND c.relkind IN ('r', 'v')"
@@ -556,7 +561,7 @@ def test_a_trigger_by_our_name_is_no_attachment(db, roles):
     session.execute("CREATE TABLE trap.posts (id bigint PRIMARY KEY, image_path trap.kind)")
     for name in ("visrec_insert", "visrec_1_insert", "~visrec_1_image", "visrec_1_update"):
         session.execute(
-            f"CREATE TRIGGER \"{name}\" AFTER INSERT ON trap.posts"
+            f'CREATE TRIGGER "{name}" AFTER INSERT ON trap.posts'
             " EXECUTE FUNCTION trap.fire('1', '{\"image\": \"image_path\"}')"
         )
         session.execute(f'ALTER TRIGGER "{name}" ON trap.posts DEPENDS ON EXTENSION visrec')
@@ -579,7 +584,9 @@ def test_an_image_column_that_became_an_enum(db, mallory):
     for change in changes:
         with contextlib.suppress(psycopg.Error):
             mallory.execute(change)
-        db.execute("SELECT a.*, c.* FROM visrec.attached a LEFT JOIN visrec.coverage(a.relation) c ON true")
+        db.execute(
+            "SELECT a.*, c.* FROM visrec.attached a LEFT JOIN visrec.coverage(a.relation) c ON true"
+        )
         administrate(db, ADMINISTRATION[:8])
         assert escalations(db) == []
     assert db.execute("SELECT problem IS NOT NULL FROM visrec.attached").fetchone() == (True,)
@@ -587,7 +594,7 @@ def test_an_image_column_that_became_an_enum(db, mallory):
 
 FORGERIES = [
     "INSERT INTO visrec.own_attachment SELECT (a).* FROM (SELECT jsonb_populate_record(o,"
-    " '{{\"id\": 77, \"name\": \"mine\", \"relation\": \"{victim}\"}}') AS a"
+    ' \'{{"id": 77, "name": "mine", "relation": "{victim}"}}\') AS a'
     " FROM visrec.own_attachment AS o) AS x",
     "UPDATE visrec.own_attachment SET relation = '{victim}'",
     "UPDATE visrec.own_attachment SET relation = 'pg_catalog.pg_authid'",
@@ -651,7 +658,7 @@ FORGED_VALUES = {
     "event_columns": "'{trap.look,x,y}', events = 'trap.events'",
     "shells": "ARRAY(SELECT visrec._shell_digest(proname, prosrc) FROM pg_proc)",
     "weights": "0",
-    "operators": "'{\"OPERATOR(trap.=)\",\"OR trap.look(1) OR\"}'",
+    "operators": '\'{"OPERATOR(trap.=)","OR trap.look(1) OR"}\'',
     "relation": "'trap.events'",
 }
 
@@ -680,7 +687,8 @@ def test_another_role_does_not_take_the_next_ids(posts, mallory):
         with contextlib.suppress(psycopg.Error):
             mallory.execute(
                 "INSERT INTO visrec.own_attachment SELECT (a).* FROM (SELECT"
-                " jsonb_populate_record(o, jsonb_build_object('id', %s::int, 'name', %s::text)) AS a"
+                " jsonb_populate_record(o, jsonb_build_object('id', %s::int, 'name',"
+                " %s::text)) AS a"
                 " FROM visrec.own_attachment AS o LIMIT 1) AS x",
                 (ahead, f"n{ahead}"),
             )
@@ -763,7 +771,9 @@ def test_the_bait_works(db, shop):
     assert bitten(db)
 
 
-@pytest.mark.parametrize("path", ["bait", "bait, mine", "bait, public", "mine, bait", "pg_temp, bait"])
+@pytest.mark.parametrize(
+    "path", ["bait", "bait, mine", "bait, public", "mine, bait", "pg_temp, bait"]
+)
 def test_an_inserters_schema_is_not_the_owners(db, shop, paths, path):
     shop.execute(f"SET search_path = {path}")
     with contextlib.suppress(

@@ -21,7 +21,7 @@ def wrong(connection, table="posts", image="image_path", vector="content_vector"
     return connection.execute(query).fetchone()[0]
 
 
-# 2. Nested embedding -------------------------------------------------------------------------------
+# 2. Nested embedding -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def nest(connection, statement, event="UPDATE OF content_vector", level="ROW"):
 
 
 def test_a_trigger_inserts_into_another_attached_table(gallery, pairs, paths):
-    nest(gallery, "INSERT INTO gallery (image_path, post) VALUES (%s, NEW.id)" % quoted(paths[2]))
+    nest(gallery, f"INSERT INTO gallery (image_path, post) VALUES ({quoted(paths[2])}, NEW.id)")
     gallery.execute("INSERT INTO posts VALUES (1, %s), (2, %s)", pairs)
     assert (coverage(gallery), coverage(gallery, "gallery")) == ({"embedded": 2}, {"embedded": 2})
     assert (wrong(gallery), wrong(gallery, "gallery")) == (0, 0)
@@ -98,7 +98,8 @@ def test_two_tables_that_feed_each_other(gallery, paths):
         "CREATE FUNCTION feed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF tg_table_name = 'posts' THEN"
         "  INSERT INTO gallery (id, image_path) SELECT n, path FROM pictures WHERE n = NEW.id + 1;"
-        " ELSE INSERT INTO posts (id, image_path) SELECT n, path FROM pictures WHERE n = NEW.id + 1;"
+        " ELSE INSERT INTO posts (id, image_path) SELECT n, path FROM pictures WHERE n ="
+        " NEW.id + 1;"
         " END IF; RETURN NULL; END $$"
     )
     for table in ("posts", "gallery"):
@@ -148,15 +149,14 @@ def test_a_trigger_that_searches_while_vectors_arrive(posts, pairs, paths):
     posts.execute("CREATE TABLE found (post bigint, d float8)")
     nest(
         posts,
-        "INSERT INTO found SELECT NEW.id, similarity"
-        " FROM search_posts_by_image(NEW.image_path, 1)",
+        "INSERT INTO found SELECT NEW.id, similarity FROM search_posts_by_image(NEW.image_path, 1)",
     )
     insert(posts, [*pairs, *paths[2:40]])
     assert posts.execute("SELECT count(*), min(d) > 0.999999 FROM found").fetchall() == [(40, True)]
     assert wrong(posts) == 0
 
 
-# 7. The user's own triggers and CHECKs ------------------------------------------------------------
+# 7. The user's own triggers and CHECKs -----------------------------------------------------------
 
 
 @pytest.fixture
@@ -205,6 +205,7 @@ def test_unqualified_names_in_the_users_code(shop, paths):
 
 def test_the_path_is_as_it_was_after_each_call(shop, paths):
     """Also after an error, in a savepoint and inside the statement, for a user's later trigger."""
+
     def path():
         return shop.execute("SHOW search_path").fetchone()
 
@@ -225,7 +226,7 @@ def test_the_path_is_as_it_was_after_each_call(shop, paths):
     assert path() == before
 
 
-# 8. Inheritance -----------------------------------------------------------------------------------
+# 8. Inheritance ----------------------------------------------------------------------------------
 
 
 def test_inheritance_does_not_swap_vectors(db, paths):
@@ -248,7 +249,7 @@ def test_inheritance_does_not_swap_vectors(db, paths):
 
 @pytest.mark.parametrize("key", ["PRIMARY KEY (id)", "CHECK (true)"])
 def test_a_child_that_comes_after_attach(db, paths, key):
-    """What is attached is the parent's own rows; a child with the same keys changes none of them."""
+    """Attached are the parent's own rows; a child with the same keys changes none of them."""
     db.execute("CREATE TABLE parent (id bigint PRIMARY KEY, image_path text)")
     db.execute("SELECT visrec.attach('parent', model => 'pixels')")
     db.execute("INSERT INTO parent VALUES (1, %s), (2, %s)", paths[:2])
@@ -265,7 +266,7 @@ def test_a_child_that_comes_after_attach(db, paths, key):
     assert sorted(db.execute("SELECT id FROM similar_parent(1, 10)").fetchall()) == [(2,)]
 
 
-# 9. Endless paths ---------------------------------------------------------------------------------
+# 9. Endless paths --------------------------------------------------------------------------------
 
 
 def test_an_endless_path_harms_its_own_row_alone(posts, paths):
@@ -290,7 +291,13 @@ def test_an_endless_path_harms_its_own_row_alone(posts, paths):
 
 
 @pytest.mark.parametrize(
-    "path", ["repeat(E'\\\\u0001', 1000000)", "repeat('\"', 4096)", "repeat('😀', 4096)", "repeat('/', 4096)"]
+    "path",
+    [
+        "repeat(E'\\\\u0001', 1000000)",
+        "repeat('\"', 4096)",
+        "repeat('😀', 4096)",
+        "repeat('/', 4096)",
+    ],
 )
 def test_paths_that_grow_on_the_way(posts, paths, path):
     """Escaped as JSON they are up to six times as long."""
@@ -302,7 +309,7 @@ def test_paths_that_grow_on_the_way(posts, paths, path):
     assert coverage(posts) == {"embedded": 1, "failed": 141}
 
 
-# Several attachments, and images that change often ------------------------------------------------
+# Several attachments, and images that change often -----------------------------------------------
 
 
 @pytest.fixture
@@ -348,7 +355,8 @@ def test_two_attachments_of_one_table(both, paths):
 
 def test_two_attachments_of_one_image(posts, paths):
     posts.execute(
-        "SELECT visrec.attach('posts', vector_column => 'second', model => 'pixels', name => 'second')"
+        "SELECT visrec.attach('posts', vector_column => 'second', model => 'pixels', name =>"
+        " 'second')"
     )
     insert(posts, [*paths[:3], "nowhere.jpg"])
     posts.execute("UPDATE posts SET image_path = %s WHERE id = 2", (paths[5],))
@@ -363,7 +371,8 @@ def test_two_attachments_of_one_image(posts, paths):
 def marked(connection):
     """Rows that a statement marked and left so."""
     return connection.execute(
-        "SELECT count(*) FROM posts WHERE content_vector IS NULL AND content_vector_source IS NOT NULL"
+        "SELECT count(*) FROM posts WHERE content_vector IS NULL AND content_vector_source IS"
+        " NOT NULL"
     ).fetchone()[0]
 
 
@@ -374,10 +383,10 @@ def test_the_image_changes_many_times_in_one_transaction(posts, paths):
             posts.execute("UPDATE posts SET image_path = %s WHERE id = 1", (paths[10 + n],))
             posts.execute("UPDATE posts SET image_path = %s WHERE id <= 2", (paths[20 + n],))
             assert wrong(posts) == 0
-            with pytest.raises(ZeroDivisionError), posts.transaction():
+            with posts.transaction():
                 posts.execute("UPDATE posts SET image_path = %s", (paths[30],))
                 posts.execute("UPDATE posts SET image_path = 'nowhere' WHERE id = 5")
-                raise ZeroDivisionError
+                raise psycopg.Rollback
             assert (wrong(posts), coverage(posts)) == (0, {"embedded": 5})
     assert (wrong(posts), marked(posts), coverage(posts)) == (0, 0, {"embedded": 5})
     assert posts.execute("SELECT count(*) FROM visrec.failure").fetchone() == (0,)
@@ -470,7 +479,8 @@ def test_merge_upsert_and_cte(posts, paths):
     insert(posts, paths[:4])
     posts.execute(
         "INSERT INTO posts (id, image_path) SELECT n, p FROM unnest(%s::text[])"
-        " WITH ORDINALITY AS u (p, n) ON CONFLICT (id) DO UPDATE SET image_path = excluded.image_path",
+        " WITH ORDINALITY AS u (p, n) ON CONFLICT (id) DO UPDATE SET image_path ="
+        " excluded.image_path",
         (paths[10:16],),
     )
     assert (wrong(posts), marked(posts), coverage(posts)) == (0, 0, {"embedded": 6})

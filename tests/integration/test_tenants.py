@@ -20,7 +20,9 @@ def tenant(posts):
     posts.execute(f"DROP ROLE IF EXISTS {OTHER}")
     posts.execute(f"CREATE ROLE {OTHER} LOGIN PASSWORD 'x' NOSUPERUSER")
     database = sql.Identifier(posts.info.dbname)
-    posts.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(database, sql.Identifier(OTHER)))
+    posts.execute(
+        sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(database, sql.Identifier(OTHER))
+    )
     posts.execute(f"SELECT visrec.grant_access('{OTHER}')")
     session = psycopg.connect(posts.info.dsn, user=OTHER, password="x", autocommit=True)
     session.execute("CREATE SCHEMA theirs")
@@ -57,20 +59,23 @@ DOINGS = {
     " ALTER FUNCTION pg_temp.f() DEPENDS ON EXTENSION visrec;"
     " CREATE TRIGGER t AFTER INSERT ON bait EXECUTE FUNCTION pg_temp.f()",
     "view of a shell": "CREATE VIEW theirs.v AS SELECT * FROM theirs.similar_posts(1)",
-    "view of the owner's function": "CREATE VIEW theirs.v AS SELECT visrec._table_{n}('coverage', '{{}}')",
-    "forged shells": f"{OWN} shells = ARRAY(SELECT visrec._shell_digest(proname, prosrc) FROM pg_proc)",
+    "view of the owner's function": "CREATE VIEW theirs.v AS SELECT"
+    " visrec._table_{n}('coverage', '{{}}')",
+    "forged shells": f"{OWN} shells = ARRAY("
+    "SELECT visrec._shell_digest(proname, prosrc) FROM pg_proc)",
     "forged numbers": f"{OWN} numbers = NULL, types = NULL",
     "forged types": f"{OWN} types = '{{{{int,int}}}}'",
     "forged index": f"{OWN} index_method = 'x', index_metric = 'y', components = '{{{{[1]}}}}'",
     "forged events": f"{OWN} events = 4711, event_columns = '{{{{a}}}}'",
     "forged name": f"{OWN} name = 'a\"b'",
-    "forged ids": "INSERT INTO visrec.own_attachment SELECT (a).* FROM (SELECT jsonb_populate_record("
-    "o, jsonb_build_object('id', o.id + i, 'name', 'n' || i)) AS a"
+    "forged ids": "INSERT INTO visrec.own_attachment SELECT (a).* FROM (SELECT"
+    " jsonb_populate_record(o, jsonb_build_object('id', o.id + i, 'name', 'n' || i)) AS a"
     " FROM visrec.own_attachment AS o, generate_series(1, 5) AS i) AS x",
-    "negative id": "INSERT INTO visrec.own_attachment SELECT (a).* FROM (SELECT jsonb_populate_record("
-    "o, jsonb_build_object('id', -1, 'name', 'n')) AS a FROM visrec.own_attachment AS o) AS x",
-    "forged failures": "INSERT INTO visrec.own_failed_row (attachment, row_id, code, message, attempts,"
-    " first_try, last_try) SELECT {n}, repeat('x', 2000), 'x', 'x', 1, now(), now()",
+    "negative id": "INSERT INTO visrec.own_attachment SELECT (a).* FROM (SELECT"
+    " jsonb_populate_record(o, jsonb_build_object('id', -1, 'name', 'n')) AS a"
+    " FROM visrec.own_attachment AS o) AS x",
+    "forged failures": "INSERT INTO visrec.own_failed_row (attachment, row_id, code, message,"
+    " attempts, first_try, last_try) SELECT {n}, repeat('x', 2000), 'x', 'x', 1, now(), now()",
     "lost key": "ALTER TABLE theirs.posts DROP CONSTRAINT posts_pkey",
     "lost column": "ALTER TABLE theirs.posts DROP image_path",
     "odd name": 'ALTER TABLE theirs.posts RENAME TO "a\\b(*+["',
@@ -119,9 +124,12 @@ def test_others_work_goes_on(posts, tenant, paths, doing):
     posts.execute("CREATE TABLE more (id bigint PRIMARY KEY, image_path text)")
     posts.execute("SELECT visrec.attach('more', model => 'pixels')")
     posts.execute("DROP TABLE posts, more")
-    assert posts.execute(
-        "SELECT relation FROM visrec.attached WHERE relation::text IN ('posts', 'more')"
-    ).fetchall() == []
+    assert (
+        posts.execute(
+            "SELECT relation FROM visrec.attached WHERE relation::text IN ('posts', 'more')"
+        ).fetchall()
+        == []
+    )
     posts.execute("DROP SCHEMA IF EXISTS theirs, moved CASCADE")
 
 
@@ -142,7 +150,7 @@ def test_other_tenants_copies_of_a_shell(posts, tenant):
     posts.execute("ALTER TABLE posts OWNER TO visrec_first")
     declaration, body = shell(posts)
     tenant.execute(f"CREATE FUNCTION theirs.{declaration} LANGUAGE sql AS {body}")
-    count = "SELECT count(*) FROM pg_proc WHERE proname = 'similar_posts' AND pronamespace = 'theirs'::regnamespace"
+    count = "SELECT count(*) FROM pg_proc WHERE proname = 'similar_posts' AND pronamespace = 'theirs'::regnamespace"  # noqa: E501
     posts.execute("SET ROLE visrec_first")
     posts.execute("SELECT visrec.attach('posts', show_columns => '{title}')")
     posts.execute("SELECT visrec.attach('posts', show_columns => '{}')")
@@ -168,18 +176,14 @@ def test_a_users_function_with_our_mark_stays(posts):
 
 
 def test_a_renamed_schema_does_not_mix_tables(posts, tenant, paths):
-    """After ALTER SCHEMA … RENAME the searches are of the same table, not of one by its old name."""
+    """After ALTER SCHEMA … RENAME searches are of the same table, not of one by its name."""
     insert(tenant_posts(tenant), paths[:4])
     tenant.execute("ALTER SCHEMA theirs RENAME TO moved")
     tenant.execute("CREATE SCHEMA theirs")
     tenant.execute("CREATE TABLE theirs.posts (LIKE moved.posts INCLUDING ALL)")
     tenant.execute("INSERT INTO theirs.posts SELECT * FROM moved.posts WHERE id <> 2")
-    try:
-        found = tenant.execute("SELECT id FROM moved.similar_posts(1, 10)").fetchall()
-    except psycopg.errors.ObjectNotInPrerequisiteState as error:
-        assert "visrec.attach('moved.posts')" in error.diag.message_hint
-    else:
-        assert sorted(found) == [(2,), (3,), (4,)]
+    found = tenant.execute("SELECT id FROM moved.similar_posts(1, 10)").fetchall()
+    assert sorted(found) == [(2,), (3,), (4,)]
 
 
 # 6. Long names -----------------------------------------------------------------------------------
@@ -222,7 +226,7 @@ def test_names_that_differ_in_the_last_letter(db, paths, length, character):
     assert names == distinct
 
 
-# 10. Work that is cancelled ------------------------------------------------------------------------
+# 10. Work that is cancelled ----------------------------------------------------------------------
 
 
 def test_cancelled_components_leave_the_encoder_free(db, posts, paths, connect):
@@ -269,28 +273,25 @@ def test_an_insert_beside_running_components(db, posts, paths, connect):
     assert waited < 5
 
 
-# 12. Rows of partitions ------------------------------------------------------------------------------
+# 12. Rows of partitions --------------------------------------------------------------------------
 
 
 @pytest.fixture
 def parts(db, paths):
     """A partitioned table with two rows in each of its partitions."""
-    db.execute(
-        "CREATE TABLE parts (id int PRIMARY KEY, image_path text) PARTITION BY RANGE (id)"
-    )
+    db.execute("CREATE TABLE parts (id int PRIMARY KEY, image_path text) PARTITION BY RANGE (id)")
     db.execute("CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (100)")
     db.execute("CREATE TABLE part_2 PARTITION OF parts FOR VALUES FROM (100) TO (200)")
     db.execute("SELECT visrec.attach('parts', model => 'pixels')")
-    db.execute(
-        "INSERT INTO parts VALUES (1, %s), (2, %s), (101, %s), (102, %s)", tuple(paths[:4])
-    )
+    db.execute("INSERT INTO parts VALUES (1, %s), (2, %s), (101, %s), (102, %s)", tuple(paths[:4]))
     return db
 
 
 def same_picture(connection, table, row, path):
     """Whether a row's vector is that of the picture."""
     return connection.execute(
-        f"SELECT content_vector <=> visrec.embed_image(%s, 'pixels') < 1e-6 FROM {table} WHERE id = %s",
+        f"SELECT content_vector <=> visrec.embed_image(%s, 'pixels') < 1e-6 FROM {table} WHERE"
+        f" id = %s",
         (path, row),
     ).fetchone() == (True,)
 

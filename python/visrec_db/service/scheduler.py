@@ -181,6 +181,8 @@ class Scheduler:
                     item.stamp = content.stamp
         except errors.VisrecError as error:
             result = error
+            # Its traceback, and those of its causes, hold this frame, and so the picture's bytes.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
         except BaseException as error:
             result = errors.EncoderUnavailable(f"the decoder failed: {error!r}")
         with self._condition:

@@ -1,0 +1,73 @@
+-- What a table's owner's code could leave behind in the session of an administrator who has something done on the table:
+-- it runs as the owner, but what waits for the transaction's end, or for the next statement, would run as the administrator.
+
+CREATE FUNCTION visrec._session_state() RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN jsonb_build_object(
+        'settings', (SELECT jsonb_object_agg(s.name, s.setting) FROM pg_settings AS s
+                     WHERE s.context = 'user' AND s.name <> 'search_path' AND s.name !~ '\.'),
+        'cursors', (SELECT jsonb_agg(c.name ORDER BY c.name) FROM pg_cursors AS c WHERE c.is_holdable),
+        'prepared statements', (SELECT jsonb_object_agg(p.name, p.prepare_time) FROM pg_prepared_statements AS p),
+        'temporary objects', (SELECT jsonb_agg(o.oid ORDER BY o.oid) FROM (
+            SELECT c.oid FROM pg_class AS c WHERE c.relnamespace = pg_my_temp_schema()
+            UNION ALL SELECT t.oid FROM pg_type AS t WHERE t.typnamespace = pg_my_temp_schema()
+            UNION ALL SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = pg_my_temp_schema()
+            UNION ALL SELECT p.oid FROM pg_operator AS p WHERE p.oprnamespace = pg_my_temp_schema()) AS o),
+        -- Since PostgreSQL 18 they run as the role that caused them. Exclusion constraints may have expressions.
+        'deferred triggers', CASE WHEN current_setting('server_version_num')::integer < 180000 THEN (
+            SELECT sum(pg_stat_get_xact_tuples_inserted(t.tgrelid) + pg_stat_get_xact_tuples_updated(t.tgrelid)
+                + pg_stat_get_xact_tuples_deleted(t.tgrelid))
+            FROM pg_trigger AS t LEFT JOIN pg_constraint AS c ON c.oid = t.tgconstraint
+            WHERE t.tgdeferrable AND (NOT t.tgisinternal OR c.contype = 'x')) END);
+END
+$$;
+COMMENT ON FUNCTION visrec._session_state() IS
+    'What of a session could run code, or change what later statements mean; for comparing before and after.';
+
+CREATE FUNCTION visrec._check_session(before jsonb, relation oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    after jsonb := visrec._session_state();
+    name text;
+    changed text[] := ARRAY(SELECT b.key FROM jsonb_each(before) AS b WHERE b.value IS DISTINCT FROM after -> b.key ORDER BY b.key);
+BEGIN
+    IF changed = '{}' THEN
+        RETURN;
+    END IF;
+    -- All but these go with the transaction.
+    FOR name IN SELECT p.name FROM pg_prepared_statements AS p
+                WHERE to_jsonb(p.prepare_time) IS DISTINCT FROM before -> 'prepared statements' -> p.name LOOP
+        EXECUTE format('DEALLOCATE %I', name);
+    END LOOP;
+    RAISE insufficient_privilege USING
+        MESSAGE = format('code of the owner of table "%s" left something in this session', visrec._label(relation)),
+        DETAIL = format('It would run, or be used, with your rights: %s.', array_to_string(changed, ', ')),
+        HINT = 'Let the owner of the table make this call.';
+END
+$$;
+COMMENT ON FUNCTION visrec._check_session(jsonb, oid) IS
+    'Raises an error, which ends the transaction and with it what was left, if the session is not as it was before.';
+
+CREATE FUNCTION visrec._has_code(relation oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+                   WHERE t.tgrelid = relation AND NOT t.tgisinternal AND p.pronamespace <> 'visrec'::regnamespace)
+        OR EXISTS (SELECT FROM pg_constraint AS c WHERE c.conrelid = relation AND c.contype = 'c')
+        OR EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attgenerated <> '')
+        OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = relation AND (c.relforcerowsecurity OR c.relkind = 'p'))
+$$;
+COMMENT ON FUNCTION visrec._has_code(oid) IS 'Whether the write of a vector may run code of the table''s owner.';
+
+CREATE FUNCTION visrec._strangers_temporary(relation oid) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN pg_my_temp_schema() <> 0 AND EXISTS (
+        SELECT FROM pg_type AS t JOIN pg_roles AS r ON r.oid = t.typowner
+        WHERE t.typnamespace = pg_my_temp_schema() AND NOT (r.rolsuper OR pg_has_role(r.oid, current_user, 'MEMBER')))
+        AND visrec._has_code(relation);
+END
+$$;
+COMMENT ON FUNCTION visrec._strangers_temporary(oid) IS
+    'Whether code of the current role, the table''s owner, could find a temporary table of somebody else''s under a name that it '
+    'does not qualify: PostgreSQL looks there whatever the search_path.';
