@@ -41,6 +41,17 @@ END
 $$;
 COMMENT ON FUNCTION visrec._base_type(oid) IS 'The base type of a domain, also of a domain over a domain; else the type itself.';
 
+CREATE FUNCTION visrec._type_name(type oid) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN t.typnamespace <> 'pg_catalog'::regnamespace OR format_type(t.oid, -1) = ANY (
+            '{bigint,integer,smallint,numeric,real,double precision,boolean,character varying,interval,'
+            'timestamp with time zone,timestamp without time zone,time with time zone,time without time zone}')
+        THEN format_type(t.oid, -1) ELSE format('pg_catalog.%I', t.typname) END
+    FROM pg_type AS t WHERE t.oid = type
+$$;
+COMMENT ON FUNCTION visrec._type_name(oid) IS
+    'A type''s name that means the same under any search_path: with its schema, unless it is a keyword.';
+
 -- Keys as text ---------------------------------------------------------------------------------
 
 -- Through the type's output function: a cast may be anybody's.
@@ -237,7 +248,8 @@ DECLARE
     n visrec._names;
 BEGIN
     SELECT a.id, a.relation, a.name, c.relowner, CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || c.oid::regclass,
-           f.names[1], a.types[1], format_type(a.types[1], -1), CASE WHEN a.types[1]::oid IN (20, 21, 23, 2950) THEN format('pg_catalog.format(''%%s'', t.%s)', f.names[1])
+           f.names[1], a.types[1], CASE WHEN a.types[1]::oid IN (20, 21, 23) THEN format_type(a.types[1], -1)
+               ELSE visrec._type_name(a.types[1]) END, CASE WHEN a.types[1]::oid IN (20, 21, 23, 2950) THEN format('pg_catalog.format(''%%s'', t.%s)', f.names[1])
                ELSE visrec._key_expression('t.' || f.names[1], a.types[1]) END,
            a.operators[1], a.operators[2],
            f.names[2], i.holds_bytes,
@@ -246,7 +258,8 @@ BEGIN
                ELSE format('(t.%1$s IS NOT NULL AND t.%1$s::pg_catalog.text OPERATOR(pg_catalog.<>) '''')', f.names[2]) END,
            f.names[3], v.schema, f.names[4], v.source_value,
            -- No source: the user wrote this vector; never stale.
-           format('(t.%1$s IS NOT NULL AND t.%2$s[1] IS NOT NULL AND t.%2$s[1] IS DISTINCT FROM %3$s)', f.names[3], f.names[4], v.source_value),
+           format('(t.%1$s IS NOT NULL AND t.%2$s[1] IS NOT NULL AND (t.%2$s[1] OPERATOR(pg_catalog.=) %3$s) IS NOT TRUE)',
+               f.names[3], f.names[4], v.source_value),
            NULL, CASE WHEN cardinality(f.names) > 4 THEN ', t.' || array_to_string(f.names[5:], ', t.') ELSE '' END,
            a.model, a.fingerprint, a.weights, a.on_error, a.index_method, a.index_metric, a.reduction, a.path || (SELECT s.nspname FROM pg_namespace AS s WHERE s.oid = c.relnamespace)
     INTO n

@@ -5,14 +5,15 @@ CREATE FUNCTION visrec._row_statements(n visrec._names, OUT rows text, OUT due_r
     OUT image_rows text, OUT give text, OUT take text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    -- They run with the owner's search_path, so that its triggers do: each name and operator is qualified.
     -- No longer path, and no larger image, than can be an image is read: $1 is max_image_bytes.
-    image text := format(CASE WHEN n.holds_bytes THEN '%1$s AS id, NULL::text AS path, CASE WHEN octet_length(t.%2$s::bytea) <= $1 '
-            'THEN t.%2$s::bytea END AS bytes, octet_length(t.%2$s::bytea)::bigint AS size'
-        ELSE '%1$s AS id, left(t.%2$s::text, 4097) AS path, NULL::bytea AS bytes, octet_length(t.%2$s::text)::bigint AS size' END,
+    image text := format(CASE WHEN n.holds_bytes THEN '%1$s AS id, NULL::pg_catalog.text AS path, CASE WHEN pg_catalog.octet_length(t.%2$s::pg_catalog.bytea) OPERATOR(pg_catalog.<=) $1 '
+            'THEN t.%2$s::pg_catalog.bytea END AS bytes, pg_catalog.octet_length(t.%2$s::pg_catalog.bytea)::bigint AS size'
+        ELSE '%1$s AS id, pg_catalog.left(t.%2$s::pg_catalog.text, 4097) AS path, NULL::pg_catalog.bytea AS bytes, pg_catalog.octet_length(t.%2$s::pg_catalog.text)::bigint AS size' END,
         n.key_text, n.image);
     row text := format('%s, %s AS source FROM %s AS t WHERE %s', image, n.source_value, n."table", n.due);
     -- IS TRUE below: not to be what tables are joined by, since it is computed for each row.
-    results CONSTANT text := 'ROWS FROM (unnest($1), unnest($2), unnest($3), unnest($4)) AS r (id, source, embedding, stamp)';
+    results CONSTANT text := 'ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) AS r (id, source, embedding, stamp)';
 BEGIN
     rows := format('SELECT %s AND t.%s %s ANY (($2)::%s[])', row, n.key, n.equals, n.key_type);
     due_rows := format('SELECT %s ORDER BY t.%s LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED', row, n.key);
@@ -21,12 +22,12 @@ BEGIN
     image_rows := format('SELECT %s FROM %s AS t WHERE t.%s %s ANY (($2)::%s[]) AND %s', image, n."table", n.key, n.equals,
         n.key_type, n.has_image);
     give := format('UPDATE %1$s AS t SET %2$s = r.embedding::%3$s.vector, %4$s = ARRAY[r.source, %5$s] FROM %6$s WHERE t.%7$s %8$s r.id::%9$s '
-        'AND (%10$s = r.source) IS TRUE AND r.embedding IS NOT NULL AND (t.%2$s IS NULL OR t.%4$s[1] IS DISTINCT FROM r.source)',
+        'AND (%10$s OPERATOR(pg_catalog.=) r.source) IS TRUE AND r.embedding IS NOT NULL AND (t.%2$s IS NULL OR (t.%4$s[1] OPERATOR(pg_catalog.=) r.source) IS NOT TRUE)',
         n."table", n.vector, n.vector_schema, n.source,
-        CASE WHEN n.holds_bytes THEN format('visrec._stamp(t.%s::bytea)', n.image) ELSE 'r.stamp' END,
+        CASE WHEN n.holds_bytes THEN format('visrec._stamp(t.%s::pg_catalog.bytea)', n.image) ELSE 'r.stamp' END,
         results, n.key, n.equals, n.key_type, n.source_value);
     take := format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL FROM %4$s WHERE t.%5$s %6$s r.id::%7$s '
-        'AND (%8$s = r.source) IS TRUE AND r.embedding IS NULL AND (t.%2$s IS NOT NULL OR t.%3$s IS NOT NULL)',
+        'AND (%8$s OPERATOR(pg_catalog.=) r.source) IS TRUE AND r.embedding IS NULL AND (t.%2$s IS NOT NULL OR t.%3$s IS NOT NULL)',
         n."table", n.vector, n.source, results, n.key, n.equals, n.key_type, n.source_value);
 END
 $$;

@@ -72,10 +72,10 @@ CREATE FUNCTION visrec._shells(a visrec.attachment) RETURNS TABLE (name name, ty
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    key text := format_type(a.types[1], -1);
-    user_type text := (SELECT format_type(f.atttypid, -1) FROM pg_attribute AS f
+    key text := visrec._type_name(a.types[1]);
+    user_type text := (SELECT visrec._type_name(f.atttypid) FROM pg_attribute AS f
                        WHERE f.attrelid = a.events AND f.attname = a.event_columns[1] AND NOT f.attisdropped);
-    columns text[] := ARRAY(SELECT format('%I %s', c.name, format_type(c.type, -1))
+    columns text[] := ARRAY(SELECT format('%I %s', c.name, visrec._type_name(c.type))
                             FROM unnest(a.columns, a.types) WITH ORDINALITY AS c (name, type, n) WHERE c.n = 2 OR c.n > 4 ORDER BY c.n);
 BEGIN
     RETURN QUERY
@@ -83,10 +83,10 @@ BEGIN
         SELECT s.*, visrec._object_name(a, s.prefix, s.suffix) AS name,
                CASE s.results
                    WHEN 'rows' THEN format('id %s, similarity double precision, %s', key, array_to_string(columns, ', '))
-                   WHEN 'pairs' THEN format('id_a %1$s, id_b %1$s, kind text, similarity double precision, '
+                   WHEN 'pairs' THEN format('id_a %1$s, id_b %1$s, kind pg_catalog.text, similarity double precision, '
                        'percentile double precision', key)
-                   ELSE format('id %s, image text, code text, message text, attempts integer, first_try timestamptz, '
-                       'last_try timestamptz', key) END AS row
+                   ELSE format('id %s, image pg_catalog.text, code pg_catalog.text, message pg_catalog.text, attempts integer, '
+                       'first_try timestamp with time zone, last_try timestamp with time zone', key) END AS row
         FROM visrec._shell_list() AS s WHERE s.suffix <> '_for' OR user_type IS NOT NULL
     )
     SELECT l.name, p.types,

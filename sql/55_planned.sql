@@ -35,7 +35,7 @@ DECLARE
 BEGIN
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
     -- Not by their own names: PL/pgSQL takes no parameter that is called $1.
-    columns := (SELECT string_agg(format(', column_%s %s', c.n, format_type(c.type, -1)), '' ORDER BY c.n)
+    columns := (SELECT string_agg(format(', column_%s %s', c.n, visrec._type_name(c.type)), '' ORDER BY c.n)
                 FROM unnest(a.types) WITH ORDINALITY AS c (type, n) WHERE c.n = 2 OR c.n > 4);
     ordering := format('%s %s %s', format(parts.expression, 't.' || n.vector), parts.operator, format(parts.expression, '$1'));
     PERFORM visrec._drop_searches(attachment);

@@ -52,7 +52,8 @@ BEGIN
     EXCEPTION WHEN cannot_coerce THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" of table "%s" cannot hold keys of table "%s"', item.attname, visrec._label(events), visrec._label(n.relation)),
-            DETAIL = format('It is of type %s, the key of type %s.', format_type(item.atttypid, item.atttypmod), n.key_type);
+            DETAIL = format('It is of type %s, the key of type %s.', format_type(item.atttypid, item.atttypmod),
+                format_type(n.key_oid, -1));
     END;
     PERFORM visrec._check_sources(n);
     met := format('%s AS e JOIN %s AS t ON t.%s %s e.%I::%s', events, n."table", n.key, n.equals, item.attname, n.key_type);

@@ -14,7 +14,7 @@ BIG = 2147483647
 def shop(posts, paths):
     """``posts`` with eight rows, columns of many types, and events."""
     posts.execute(
-        "ALTER TABLE posts ADD COLUMN price numeric(8, 2), ADD COLUMN data jsonb, ADD COLUMN tags text[],"  # noqa: E501
+        "ALTER TABLE posts ADD COLUMN price numeric(8, 2), ADD COLUMN data jsonb, ADD COLUMN tags text[],"
         " ADD COLUMN span int4range, ADD COLUMN doc json, ADD COLUMN place point, ADD COLUMN day date"
     )
     insert(posts, paths[:8])

@@ -1,4 +1,4 @@
-"""What happens to an attached table: its columns, its owner, its files, its session, its package."""
+"""What becomes of an attached table: its columns, owner and files change, or the package goes."""
 
 import os
 import time
@@ -16,9 +16,9 @@ def problem(db, table="posts"):
     return [text for (text,) in rows]
 
 
-def works(db, paths, table="posts", key="id", image="image_path", first=1000):
+def works(db, paths, table, *, key="id", image="image_path"):
     """INSERT, UPDATE, DELETE, searches, coverage and backfill of ``table`` do what they should."""
-    before = coverage(db, table)
+    before, first = coverage(db, table), 1000
     db.execute(f"INSERT INTO {table} ({key}, {image}) VALUES ({first}, %s)", (paths[10],))
     db.execute(f"INSERT INTO {table} ({key}, {image}) VALUES ({first + 1}, 'nowhere')")
     assert coverage(db, table).get("failed", 0) == before.get("failed", 0) + 1
@@ -41,7 +41,7 @@ def wrong_vectors(db, table="posts"):
     return wrong
 
 
-# 19: triggers of the user's that change the image or the key ------------------------------------------
+# 19: triggers of the user's that change the image or the key -------------------------------------
 
 CHANGES = {
     "before visrec's": "a_first",
@@ -113,7 +113,7 @@ def test_a_trigger_that_swaps_two_keys_behind_an_update(posts, paths):
     assert wrong_vectors(posts) == 0
 
 
-# 20 and files overwritten: what no trigger sees ------------------------------------------------------
+# 20 and files overwritten: what no trigger sees --------------------------------------------------
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_recheck_of_more_rows_than_it_looks_at_together(posts, images, pictures,
     assert posts.execute("SELECT visrec.recheck('posts')").fetchone() == (1,)
 
 
-# 23: generated columns --------------------------------------------------------------------------------
+# 23: generated columns ---------------------------------------------------------------------------
 
 
 def test_a_generated_image_column(db, paths):
@@ -247,7 +247,7 @@ def test_a_virtual_generated_image_column_is_refused(db):
         db.execute("SELECT visrec.attach('posts', model => 'pixels')")
 
 
-# ALTER TABLE --------------------------------------------------------------------------------------------
+# ALTER TABLE -------------------------------------------------------------------------------------
 
 FOLLOWED = {
     "int to bigint": ("ALTER TABLE {t} ALTER id TYPE bigint", {}),
@@ -255,7 +255,8 @@ FOLLOWED = {
     "varchar(100) to varchar(300)": ("ALTER TABLE {t} ALTER image_path TYPE varchar(300)", {}),
     "varchar to text": ("ALTER TABLE {t} ALTER image_path SET DATA TYPE text", {}),
     "several at once": (
-        "ALTER TABLE {t} ALTER image_path TYPE text, ALTER id TYPE bigint, ALTER title TYPE varchar(9)",
+        "ALTER TABLE {t} ALTER image_path TYPE text, ALTER id TYPE bigint,"
+        " ALTER title TYPE varchar(9)",
         {},
     ),
     "the shown column": ("ALTER TABLE {t} ALTER title TYPE varchar(300)", {}),
@@ -290,7 +291,8 @@ def home(db, paths):
         " on_error => 'record')"
     )
     db.execute(
-        "INSERT INTO home.posts SELECT n, p, 't' FROM unnest(%s::text[]) WITH ORDINALITY AS u (p, n)",
+        "INSERT INTO home.posts SELECT n, p, 't'"
+        " FROM unnest(%s::text[]) WITH ORDINALITY AS u (p, n)",
         ([*paths[:3], "nowhere.jpg"],),
     )
     yield db
@@ -319,7 +321,7 @@ def test_an_attachment_follows_its_table(home, paths, change, told):
     assert problem(home, table) == [None]
     assert coverage(home, table) == {"embedded": 3, "failed": 1}
     if "text" not in now:
-        works(home, paths, table, key, image)
+        works(home, paths, table, key=key, image=image)
     [(attachment, shown)] = home.execute(
         "SELECT name, show_columns[1] FROM visrec.attached WHERE relation = %s::regclass", (table,)
     ).fetchall()
@@ -449,7 +451,7 @@ def test_a_dropped_column_of_vectors_comes_back_empty(home, paths, column):
     assert left.fetchone() == (0,)
 
 
-# Attaching again -----------------------------------------------------------------------------------------
+# Attaching again ---------------------------------------------------------------------------------
 
 
 def settings(db, name="posts"):
@@ -578,7 +580,7 @@ def test_nested_attachments_get_their_own_vectors(posts, paths):
     ).fetchone() == (0,)
 
 
-# A fresh session of an ordinary role ------------------------------------------------------------------------
+# A fresh session of an ordinary role -------------------------------------------------------------
 
 PUBLIC_API = {
     "attach": "SELECT visrec.attach('mine', on_error => 'record')",
@@ -657,7 +659,8 @@ def ordinary(db, paths):
             "CREATE TABLE events (user_id int, post_id bigint, weight float, at timestamptz)"
         )
         own.execute(
-            "INSERT INTO events SELECT 1, n, 1, now() + n * interval '1 s' FROM generate_series(1, 4) AS n"
+            "INSERT INTO events SELECT 1, n, 1, now() + n * interval '1 s'"
+            " FROM generate_series(1, 4) AS n"
         )
         own.execute("SELECT visrec.attach_events('mine', 'events')")
     yield session
@@ -689,7 +692,7 @@ def test_each_call_is_the_first_of_its_session(ordinary, pictures, paths, what):
             session.execute(statement)
 
 
-# Sessions that are canceled, transactions, the package ---------------------------------------------------
+# Sessions that are canceled, transactions, the package -------------------------------------------
 
 
 def test_a_timeout_is_said_in_the_servers_own_words(posts, paths):
@@ -766,7 +769,7 @@ def uninstalled(posts, paths, connect):
     move_package(posts, package, "/nowhere")
     session = connect(autocommit=True)
     session.package = package
-    yield session
+    return session
 
 
 MISSING = "the Python package visrec_db is not installed on the server"
@@ -829,14 +832,15 @@ def test_on_error_raise_says_that_the_package_is_gone(uninstalled, posts, paths)
         session.execute("UPDATE posts SET title = 'x'")
 
 
-# Names of results, and what is remembered -----------------------------------------------------------------
+# Names of results, and what is remembered --------------------------------------------------------
 
 
 def test_results_are_named_as_they_are_documented(posts, paths):
     insert(posts, paths[:12])
     posts.execute("CREATE TABLE likes (who int, what bigint, good float, moment timestamptz)")
     posts.execute(
-        "INSERT INTO likes SELECT 1, n, 1, now() + n * interval '1 s' FROM generate_series(1, 6) AS n"
+        "INSERT INTO likes SELECT 1, n, 1, now() + n * interval '1 s'"
+        " FROM generate_series(1, 6) AS n"
     )
     posts.execute("SELECT visrec.attach_events('posts', 'likes', 'who', 'what', 'good', 'moment')")
     columns = [

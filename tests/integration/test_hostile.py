@@ -144,6 +144,15 @@ CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS
     $$ BEGIN INSERT INTO evil.called VALUES ('clock_timestamp'); RETURN 'epoch'; END $$;
 CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE plpgsql AS
     $$ BEGIN INSERT INTO evil.called VALUES ('set_config'); RETURN ''; END $$;
+CREATE FUNCTION evil.octet_length(text) RETURNS integer LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO evil.called VALUES ('octet_length'); RETURN 0; END $$;
+CREATE FUNCTION evil."left"(text, integer) RETURNS text LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO evil.called VALUES ('left'); RETURN ''; END $$;
+CREATE FUNCTION evil.unnest(text[]) RETURNS SETOF text LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO evil.called VALUES ('unnest'); END $$;
+CREATE FUNCTION evil.checked(text) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO evil.called VALUES ('type text'); RETURN true; END $$;
+CREATE DOMAIN evil.text AS pg_catalog.text CHECK (evil.checked(VALUE));
 CREATE TABLE evil.pg_trigger (tgrelid oid, tgname name, tgargs bytea, tgisinternal boolean);
 CREATE TABLE evil.pg_class (oid oid, relname name);
 """
@@ -154,12 +163,15 @@ def test_a_hostile_search_path_reaches_nothing(posts, paths):
     posts.execute(EVIL)
     posts.execute("CREATE TEMP TABLE failure (relation oid)")
     posts.execute("SET search_path = evil, pg_temp, public, pg_catalog")
-    assert posts.execute("SELECT 'a' || 'b'::text").fetchone() == ("",)  # the bait works
+    assert posts.execute("SELECT 'a' || 'b'::text").fetchone() == ("",)
+    assert posts.execute("SELECT * FROM unnest('{a}'::pg_catalog.text[])").fetchall() == []
+    baited = posts.execute("SELECT what FROM evil.called").fetchall()
+    assert {what for (what,) in baited} == {"type text", "||", "unnest"}  # it works
     posts.execute("TRUNCATE evil.called")
     posts.execute("INSERT INTO public.posts (id, image_path) VALUES (1, $$x$$)")
     posts.execute(
         "INSERT INTO public.posts (id, image_path)"
-        " SELECT n + 1, p FROM unnest(%s::text[]) WITH ORDINALITY AS u (p, n)",
+        " SELECT n + 1, p FROM pg_catalog.unnest(%s::pg_catalog.text[]) WITH ORDINALITY AS u (p, n)",
         (paths[:4],),
     )
     posts.execute("UPDATE public.posts SET image_path = NULL WHERE id OPERATOR(pg_catalog.=) 5")
@@ -169,6 +181,21 @@ def test_a_hostile_search_path_reaches_nothing(posts, paths):
     posts.execute("CALL visrec.backfill('public.posts')")
     posts.execute("SELECT visrec.retry('public.posts')")
     assert len(posts.execute("SELECT * FROM public.similar_posts(2, 5)").fetchall()) == 2
+    for call, rows in (
+        ("search_posts_by_image(%s::pg_catalog.text)", 3),
+        ("recommend_posts('{2}')", 2),
+        ("recommend_posts_weighted('[[2, 1]]')", 2),
+        ("duplicates_posts(2, 2)", 3),
+        ("failures_posts()", 1),
+    ):
+        values = paths[:1] * call.count("%s")
+        found = posts.execute(f"SELECT * FROM public.{call}", values).fetchall()
+        assert len(found) == rows, call
+    posts.execute("SELECT * FROM visrec.duplicates('public.posts')")
+    posts.execute("SELECT * FROM visrec.failures('public.posts')")
+    posts.execute("SELECT * FROM visrec.recall('public.posts')")
+    posts.execute("SELECT * FROM visrec.evaluate('public.posts', 'image_path')")
+    posts.execute("SELECT visrec.recheck('public.posts')")
     states = posts.execute("SELECT * FROM visrec.coverage('public.posts')").fetchall()
     assert dict(states) == {"embedded": 3, "failed": 1, "no_image": 1, "pending": 0, "stale": 0}
     posts.execute("SELECT * FROM visrec.selftest()").fetchall()

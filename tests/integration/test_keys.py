@@ -68,7 +68,7 @@ SET bytea_output = 'escape'; SET extra_float_digits = -15;
 
 @pytest.fixture(params=KINDS)
 def items(db, request):
-    """A table ``items`` attached, its key of some type; returns the connection, the type and keys."""
+    """An attached table ``items`` with a key of some type; the connection, the type, keys."""
     kind, keys = KINDS[request.param]
     db.execute(SETUP)
     db.execute(f"CREATE TABLE items (key {kind} PRIMARY KEY, image_path text)")

@@ -8,10 +8,11 @@ from .conftest import coverage, notices
 
 # Names of visrec's own statements, of their parameters and aliases, and those that need quoting.
 NAMES = [
-    "visrec_query", "visrec_pool", "visrec_ids", "ids", "distances", "new_rows", "n", "d", "v", "key", "source",
-    "$1", "$2", "$3", "t", "r", "f", "s", "u", "e", "i", "id", "k", "filter", "similarity", "position", "user", "select",
-    'weird "" name', 'weird " name', "%s", "%1$s", "%I", "%%", "{}", "a.b", "Ünïcode", "back\\slash", "it's", " ", "x;--", "a, b",
-    "a = b", "search", "query", "found", "pool", "column_2", "liked", "embedding", "stamp",
+    "visrec_query", "visrec_pool", "visrec_ids", "ids", "distances", "new_rows", "n", "d", "v",
+    "key", "source", "$1", "$2", "$3", "t", "r", "f", "s", "u", "e", "i", "id", "k", "filter",
+    "similarity", "position", "user", "select", 'weird "" name', 'weird " name', "%s", "%1$s", "%I",
+    "%%", "{}", "a.b", "Ünïcode", "back\\slash", "it's", " ", "x;--", "a, b", "a = b", "search",
+    "query", "found", "pool", "column_2", "liked", "embedding", "stamp",
 ]  # fmt: skip
 RESERVED = {
     "id",
@@ -292,7 +293,7 @@ def test_a_shown_column_cannot_have_the_name_of_an_argument(posts, name):
     assert raised.value.diag.message_primary == f'column "{name}" cannot be shown'
 
 
-# A schema visrec that is there before CREATE EXTENSION ----------------------------------------------
+# A schema visrec that is there before CREATE EXTENSION -------------------------------------------
 
 
 @pytest.fixture
@@ -355,7 +356,7 @@ def test_an_empty_schema_visrec_of_ones_own_is_used(bare):
         assert bare.execute("SELECT name FROM visrec.model").fetchall() == [("pixels",)]
 
 
-# What an attachment says, written by its owner, is nowhere part of a statement unquoted ------------
+# What an attachment says, written by its owner, is nowhere part of a statement unquoted ----------
 
 
 def refusal(db, statement):

@@ -29,7 +29,7 @@ def test_urls_are_not_fetched_yet(posts, url):
 
 
 def test_an_empty_path_is_no_image(posts, paths):
-    """As Django stores it: no failure, no WARNING; a path that becomes empty takes the vector away."""
+    """As Django stores it: no failure, no WARNING; and the vector goes with the path."""
     heard = notices(posts)
     insert(posts, ["", paths[0], ""])
     assert heard == []
