@@ -265,7 +265,15 @@ COMMENT ON FUNCTION visrec._wanted(regclass, name, name, visrec.model, text, tex
 
 CREATE FUNCTION visrec._write_attachment(a visrec.attachment) RETURNS visrec.attachment
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    shell regprocedure;
+    owner regrole := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation);
 BEGIN
+    -- After OWNER TO, while the functions in schema visrec still tell whose shells were visrec's.
+    FOR shell IN SELECT w.function FROM visrec._written_shells(a) AS w JOIN pg_proc AS p ON p.oid = w.function
+                 WHERE p.proowner <> owner LOOP
+        EXECUTE format('ALTER FUNCTION %s OWNER TO %s', shell, owner);
+    END LOOP;
     a.types := ARRAY(
         SELECT f.atttypid::regtype FROM unnest(a.columns) WITH ORDINALITY AS c (name, n)
         JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attname = c.name AND NOT f.attisdropped ORDER BY c.n);

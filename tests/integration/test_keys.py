@@ -217,7 +217,7 @@ def test_an_update_that_names_the_key_and_keeps_it_keeps_the_failure(db):
     assert coverage(db, "items") == {"failed": 1}
 
 
-@pytest.mark.parametrize("kind", ["integer[]", "span", "text[]", "days"])
+@pytest.mark.parametrize("kind", ["integer[]", "public.span", "text[]", "public.days"])
 def test_keys_of_arrays_and_records_are_refused(db, kind):
     db.execute(SETUP)
     db.execute("CREATE DOMAIN days AS date[]")

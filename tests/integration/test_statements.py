@@ -165,7 +165,7 @@ def test_a_column_that_is_gone_is_named_in_the_error(posts, paths):
     posts.execute("ALTER TABLE posts DROP image_path CASCADE")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as raised:
         posts.execute("INSERT INTO posts (id, photo) VALUES (3, %s)", (paths[2],))
-    assert raised.value.diag.message_detail == 'Column "image_path" does not exist any more.'
+    assert raised.value.diag.message_detail == 'Column "image_path" no longer exists.'
     assert "visrec.attach('posts'" in raised.value.diag.message_hint.replace("public.", "")
     posts.execute("SELECT visrec.attach('posts', image_column => 'photo')")
     posts.execute("INSERT INTO posts (id, photo) VALUES (3, %s)", (paths[2],))

@@ -115,8 +115,7 @@ def coverage_fault(connection: Connection, table: str) -> str | None:
 
 
 def backfill(connection: Connection, table: str, size: int = 64) -> None:
-    """CALL visrec.backfill, sent as one message: as a prepared statement it fails (test_faults)."""
-    connection.execute(SQL("CALL visrec.backfill({}, {})").format(Literal(table), Literal(size)))
+    connection.execute("CALL visrec.backfill(%s, %s)", (table, size))
 
 
 def heal(connection: Connection, table: str) -> list[str]:

@@ -66,9 +66,12 @@ class Changing:
 
 
 def run(cluster: Cluster, pictures: Pictures, seconds: float, seed: int) -> list[Line]:
-    """Rows of changing files; when the files are whole, all rows get vectors."""
+    """Rows of changing files; when the files are whole, all rows get vectors: in the end those
+    of the files' last content.
+    """
     rows = Line("rows whose files change: a version's vector, or a failure")
     healed = Line("those that failed, retried when the files are whole")
+    rechecked = Line("rows after visrec.recheck: the vector of what the file holds now")
     changing = Changing(pictures.root / "changing", pictures)
     names = [str(path.relative_to(pictures.root)) for path in changing.paths]
     with cluster.connect() as connection:
@@ -109,7 +112,13 @@ def run(cluster: Cluster, pictures: Pictures, seconds: float, seed: int) -> list
         )
         healed.tried = failed
         healed.lost += accounts.heal(connection, "changing")
-    return [rows, healed]
+        changing.write(0)
+        connection.execute("DELETE FROM allowed WHERE path = ANY (%s)", (names,))
+        accounts.allow_vectors(connection, names)
+        changed = number(connection, "SELECT visrec.recheck('changing')")
+        rechecked.tried, rechecked.note = rows.tried, f"{changed:,} changed"
+        rechecked.lost += accounts.heal(connection, "changing")
+    return [rows, healed, rechecked]
 
 
 def _write(
