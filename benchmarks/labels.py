@@ -40,7 +40,7 @@ def measure(shared: Path, say: Callable[[str], None]) -> list[Figure]:
         rows = connection.execute("SELECT label, content_vector::real[] FROM labelled").fetchall()
         [(precision,)] = connection.execute(
             "SELECT \"precision\" FROM visrec.evaluate('labelled', 'label', %s)"
-            " WHERE category IS NULL",
+            " WHERE label IS NULL",
             ([K],),
         ).fetchall()
         connection.execute("DROP TABLE labelled")

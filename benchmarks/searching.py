@@ -130,7 +130,7 @@ class _Table:
         self._connection.execute("SELECT visrec.reindex('items', %s)", (method,))
         size = self._connection.execute(
             "SELECT sum(pg_relation_size(indexrelid))::bigint FROM pg_index"
-            " WHERE indrelid = 'items'::regclass AND NOT indisprimary"
+            " WHERE indrelid = 'items'::regclass AND NOT indisprimary AND indpred IS NULL"
         ).fetchall()[0][0]
         self._say(f"  {method}: built in {time.perf_counter() - start:.0f} s, {size / 1e6:.0f} MB")
         return int(size)

@@ -117,7 +117,8 @@ CREATE TABLE visrec.attachment (
     path name[] NOT NULL DEFAULT '{}',
     shells text[] NOT NULL DEFAULT '{}',
     weights bigint,
-    operators text[]
+    operators text[],
+    gone boolean
 );
 SELECT pg_catalog.pg_extension_config_dump('visrec.attachment', '');
 COMMENT ON TABLE visrec.attachment IS
@@ -155,7 +156,14 @@ CREATE VIEW visrec.own_attachment WITH (security_barrier) AS
 SELECT a.* FROM visrec.attachment AS a WHERE visrec._owns(a.relation)
 WITH CHECK OPTION;
 COMMENT ON VIEW visrec.own_attachment IS 'The attachments of tables of the current role: what visrec.attach writes.';
-GRANT SELECT, INSERT, UPDATE, DELETE ON visrec.own_attachment TO PUBLIC;
+-- By columns: with a right to the whole, which DELETE always is, LOCK TABLE could lock everybody out. A line is deleted by
+-- writing that it is gone.
+GRANT SELECT ON visrec.own_attachment TO PUBLIC;
+GRANT INSERT (id, relation, name, columns, numbers, types, model, fingerprint, mode, on_error, index_method, index_metric,
+        reduction, components, events, event_columns, path, shells, weights, operators, gone),
+    UPDATE (id, relation, name, columns, numbers, types, model, fingerprint, mode, on_error, index_method, index_metric,
+        reduction, components, events, event_columns, path, shells, weights, operators, gone)
+    ON visrec.own_attachment TO PUBLIC;
 
 -- Failures ---------------------------------------------------------------------------------
 
@@ -168,6 +176,7 @@ CREATE TABLE visrec.failed_row (
     attempts integer NOT NULL DEFAULT 1,
     first_try timestamptz NOT NULL DEFAULT now(),
     last_try timestamptz NOT NULL DEFAULT now(),
+    gone boolean,
     PRIMARY KEY (attachment, row_id)
 );
 SELECT pg_catalog.pg_extension_config_dump('visrec.failed_row', '');
@@ -190,4 +199,24 @@ SELECT f.* FROM visrec.failed_row AS f WHERE visrec._owns_attachment(f.attachmen
 WITH CHECK OPTION;
 COMMENT ON VIEW visrec.own_failed_row IS
     'The failures of tables of the current role: what visrec''s functions write. See visrec.failure.';
-GRANT SELECT, INSERT, UPDATE, DELETE ON visrec.own_failed_row TO PUBLIC;
+GRANT SELECT ON visrec.own_failed_row TO PUBLIC;
+GRANT INSERT (attachment, row_id, image, code, message, attempts, first_try, last_try, gone),
+    UPDATE (attachment, row_id, image, code, message, attempts, first_try, last_try, gone) ON visrec.own_failed_row TO PUBLIC;
+
+CREATE FUNCTION visrec._delete_gone() RETURNS trigger
+-- As the extension's owner: the caller may write the line, and so may have it deleted.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'attachment' THEN
+        DELETE FROM visrec.attachment AS a WHERE a.id = (to_jsonb(NEW) ->> 'id')::integer;
+    ELSE
+        DELETE FROM visrec.failed_row AS f WHERE f.attachment = (to_jsonb(NEW) ->> 'attachment')::integer
+            AND f.row_id = to_jsonb(NEW) ->> 'row_id';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION visrec._delete_gone() IS 'Deletes a line of which its table''s owner wrote that it is gone.';
+
+CREATE TRIGGER c_gone AFTER INSERT OR UPDATE ON visrec.attachment FOR EACH ROW WHEN (NEW.gone) EXECUTE FUNCTION visrec._delete_gone();
+CREATE TRIGGER c_gone AFTER INSERT OR UPDATE ON visrec.failed_row FOR EACH ROW WHEN (NEW.gone) EXECUTE FUNCTION visrec._delete_gone();

@@ -196,7 +196,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION visrec._attach_call(visrec.attachment) IS 'The call that brings an attachment up to date, for hints.';
 
-CREATE FUNCTION visrec._problem(a visrec.attachment) RETURNS text
+CREATE FUNCTION visrec._problem(a visrec.attachment, with_triggers boolean DEFAULT true) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part record;
@@ -223,11 +223,14 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM pg_proc AS p JOIN pg_class AS c ON c.oid = a.relation AND c.relowner = p.proowner
                       WHERE p.proname = '_table_' || a.id AND p.pronamespace = 'visrec'::regnamespace AND p.prosecdef) THEN
         RETURN 'its owner changed, or its function in schema visrec';
+    -- In a restore the triggers come last.
+    ELSIF with_triggers AND (SELECT count(*) FROM visrec._our_triggers(a.relation) AS t WHERE t.attachment = a.id) < 6 THEN
+        RETURN 'some of its triggers are missing';
     END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION visrec._problem(visrec.attachment) IS
+COMMENT ON FUNCTION visrec._problem(visrec.attachment, boolean) IS
     'What changed since a table was attached, so that visrec.attach must be called again; NULL if nothing did.';
 
 CREATE FUNCTION visrec._raise_problem(a visrec.attachment) RETURNS void
@@ -336,6 +339,12 @@ COMMENT ON FUNCTION visrec._key_operators(regclass, smallint) IS
 CREATE FUNCTION visrec._check_attachment() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF TG_OP = 'UPDATE' THEN    -- of the line before: ON CONFLICT asks no view's condition of it
+        PERFORM visrec._check_owner(OLD.relation);
+        IF NEW.gone THEN
+            RETURN NEW;
+        END IF;
+    END IF;
     -- By their names: in a restored dump the numbers are those of another table.
     NEW.numbers := ARRAY(
         SELECT coalesce(f.attnum, 0) FROM unnest(NEW.columns) WITH ORDINALITY AS c (name, n)
@@ -350,11 +359,8 @@ BEGIN
         PERFORM visrec._check_table(NEW.relation);
         PERFORM visrec._check_columns(NEW.relation, NEW.columns, NEW.model);
         PERFORM visrec._check_name(NEW.id, NEW.relation, NEW.name);
-        IF TG_OP = 'UPDATE' THEN
-            PERFORM visrec._check_owner(OLD.relation);      -- of the line before: ON CONFLICT asks no view's condition of it
-            IF NEW.id <> OLD.id THEN
-                RAISE insufficient_privilege USING MESSAGE = 'cannot change the id of an attachment';
-            END IF;
+        IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
+            RAISE insufficient_privilege USING MESSAGE = 'cannot change the id of an attachment';
         END IF;
     END IF;
     RETURN NEW;

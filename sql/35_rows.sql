@@ -2,7 +2,7 @@
 -- All of this runs as the table's owner, inside a function of the attachment's (see 40_triggers.sql).
 
 CREATE FUNCTION visrec._row_statements(n visrec._names, OUT rows text, OUT due_rows text, OUT next_rows text,
-    OUT image_rows text, OUT give text, OUT take text)
+    OUT image_rows text, OUT give text, OUT take text, OUT same text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     -- They run with the owner's search_path, so that its triggers do: each name and operator is qualified.
@@ -29,17 +29,20 @@ BEGIN
     take := format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL FROM %4$s WHERE t.%5$s %6$s r.id::%7$s '
         'AND (%8$s OPERATOR(pg_catalog.=) r.source) IS TRUE AND r.embedding IS NULL AND (t.%2$s IS NOT NULL OR t.%3$s IS NOT NULL)',
         n."table", n.vector, n.source, results, n.key, n.equals, n.key_type, n.source_value);
+    same := format('SELECT r.id FROM %s AS t, %s WHERE t.%s %s r.id::%s AND (%s OPERATOR(pg_catalog.=) r.source) IS TRUE', n."table", results, n.key, n.equals,
+        n.key_type, n.source_value);
 END
 $$;
 COMMENT ON FUNCTION visrec._row_statements(visrec._names) IS
     'The statements by which rows are embedded. Those that read give id (the key as text), path (at most 4097 characters) or '
     'bytes (NULL where they are more than $1), size and source (what source[1] must be): rows by their keys $2; the first $2 that are due, locked; the next $2 after the key $3; and all with an '
     'image by their keys. Those that write take arrays of keys, sources as read, vectors and stamps: give vectors to rows '
-    'whose image is still the one that was read, and take them from those without a new one.';
+    'whose image is still the one that was read, take them from those without a new one; and say which '
+    'rows are as they were read.';
 
 CREATE FUNCTION visrec._terms(names text, OUT id integer, OUT model text, OUT directory text, OUT registered text,
     OUT fingerprint text, OUT holds_bytes boolean, OUT settings jsonb, OUT rows text, OUT due_rows text, OUT next_rows text,
-    OUT image_rows text, OUT give text, OUT take text, OUT has_failures boolean)
+    OUT image_rows text, OUT give text, OUT take text, OUT same text, OUT has_failures boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n visrec._names := names::visrec._names;
@@ -50,7 +53,8 @@ BEGIN
     holds_bytes := n.holds_bytes;
     SELECT m.directory, m.fingerprint INTO directory, registered FROM visrec.model AS m WHERE m.name = n.model;
     settings := visrec._settings();
-    SELECT s.rows, s.due_rows, s.next_rows, s.image_rows, s.give, s.take INTO rows, due_rows, next_rows, image_rows, give, take
+    SELECT s.rows, s.due_rows, s.next_rows, s.image_rows, s.give, s.take, s.same
+    INTO rows, due_rows, next_rows, image_rows, give, take, same
     FROM visrec._row_statements(n) AS s;
     has_failures := EXISTS (SELECT FROM visrec.own_failed_row AS f WHERE f.attachment = n.id);
 END
@@ -65,7 +69,7 @@ RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-    DELETE FROM visrec.own_failed_row AS f WHERE f.attachment = _record_outcome.attachment AND f.row_id = ANY (ARRAY(
+    UPDATE visrec.own_failed_row AS f SET gone = true WHERE f.attachment = _record_outcome.attachment AND f.row_id = ANY (ARRAY(
         SELECT r.id FROM unnest(ids, codes) AS r (id, code) WHERE r.code IS NULL));
     IF cardinality(array_remove(codes, NULL)) > 0 THEN
         INSERT INTO visrec.own_failed_row AS f (attachment, row_id, image, code, message)
@@ -84,9 +88,9 @@ CREATE FUNCTION visrec._forget_failures(attachment integer, keys text[] DEFAULT 
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF keys IS NULL THEN
-        DELETE FROM visrec.own_failed_row AS f WHERE f.attachment = _forget_failures.attachment;
+        UPDATE visrec.own_failed_row AS f SET gone = true WHERE f.attachment = _forget_failures.attachment;
     ELSE
-        DELETE FROM visrec.own_failed_row AS f WHERE f.attachment = _forget_failures.attachment AND f.row_id = ANY (keys);
+        UPDATE visrec.own_failed_row AS f SET gone = true WHERE f.attachment = _forget_failures.attachment AND f.row_id = ANY (keys);
     END IF;
 END
 $$;

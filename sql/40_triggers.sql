@@ -76,7 +76,7 @@ BEGIN
     IF NEW.components IS NOT NULL THEN
         PERFORM visrec._make_projection(NEW);
     END IF;
-    IF visrec._problem(NEW) IS NULL THEN     -- in a restore the primary key comes after this, and these functions before it
+    IF visrec._problem(NEW, false) IS NULL THEN     -- in a restore the primary key comes after this, and these functions before it
         PERFORM visrec._make_searches(NEW.id);
     END IF;
     PERFORM visrec._drop_projections(NEW.id, CASE WHEN NEW.components IS NOT NULL THEN NEW.reduction END);
@@ -234,6 +234,10 @@ DECLARE
     -- mean every UPDATE, visrec's own too: with a BEFORE trigger all generated columns are computed anew.)
     sources name[] := visrec._image_sources(a.relation, a.numbers[2]);
     updated text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(sources) AS c);
+    -- Not of a path alone: a user's BEFORE trigger may change it in an UPDATE that does not name it. (To compare images
+    -- themselves would read them all.)
+    before text := 'BEFORE UPDATE' || CASE WHEN sources = a.columns[2:2] AND visrec._base_type(a.types[2]) <> 'bytea'::regtype THEN ''
+        ELSE ' OF ' || updated END;
     changed text := (
         SELECT CASE WHEN bool_and(visrec._comparison(f.atttypid, 3) IS NOT NULL)
             THEN format('WHEN (%s) ', string_agg(format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', f.attname), ' OR ')) ELSE '' END
@@ -245,7 +249,7 @@ BEGIN
         '_trigger_' || a.id), t.pins
     FROM (VALUES
         (format('visrec_%s_insert', a.id), 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT', false),
-        (format('~visrec_%s_image', a.id), format('BEFORE UPDATE OF %s', updated), 'FOR EACH ROW ' || changed, true),
+        (format('~visrec_%s_image', a.id), before, 'FOR EACH ROW ' || changed, true),
         (format('visrec_%s_update', a.id), format('AFTER UPDATE OF %s', updated), 'FOR EACH STATEMENT', true),
         -- Rows that may have failed are those without a vector: others cost a look at the condition.
         (format('visrec_%s_delete', a.id), 'AFTER DELETE',

@@ -279,7 +279,7 @@ BEGIN
     -- Lines and rows that another session is at are passed over, so that nobody waits here.
     IF NOT row_security_active(n.relation) THEN     -- a row that cannot be seen is not gone
         EXECUTE format($query$
-            DELETE FROM visrec.own_failed_row AS f WHERE f.attachment = $1 AND f.row_id = ANY (ARRAY(
+            UPDATE visrec.own_failed_row AS f SET gone = true WHERE f.attachment = $1 AND f.row_id = ANY (ARRAY(
                 SELECT g.row_id FROM visrec.own_failed_row AS g WHERE g.attachment = $1 AND g.row_id <> ALL (ARRAY(
                     SELECT %s FROM %s AS t WHERE %s AND t.%s %s ANY (ARRAY(
                         SELECT h.row_id FROM visrec.own_failed_row AS h WHERE h.attachment = $1)::%s[])))

@@ -187,10 +187,10 @@ $$;
 COMMENT ON FUNCTION visrec._make_shell(visrec.attachment, regprocedure[], record) IS
     'Writes a shell, owned by the table''s owner; of the functions that exist it replaces only the given ones.';
 
-CREATE FUNCTION visrec._make_shells(a visrec.attachment) RETURNS void
+CREATE FUNCTION visrec._make_shells(a visrec.attachment, known regprocedure[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    before regprocedure[] := ARRAY(SELECT w.function FROM visrec._written_shells(a) AS w);
+    before regprocedure[] := coalesce(known, ARRAY(SELECT w.function FROM visrec._written_shells(a) AS w));
     made regprocedure[] := '{}';
     shell record;
     unused regprocedure;
@@ -207,7 +207,8 @@ BEGIN
     WHERE o.id = a.id;
 END
 $$;
-COMMENT ON FUNCTION visrec._make_shells(visrec.attachment) IS 'Writes an attachment''s shells, and drops earlier ones that are no longer needed.';
+COMMENT ON FUNCTION visrec._make_shells(visrec.attachment, regprocedure[]) IS
+    'Writes an attachment''s shells, and drops those of before: known, where they were found before the attachment was written.';
 
 CREATE FUNCTION visrec._drop_shells(a visrec.attachment) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -234,7 +234,9 @@ BEGIN
     a.name := coalesce(name, before.name, (SELECT c.relname FROM pg_class AS c WHERE c.oid = relation));
     a.columns := ARRAY[visrec._check_table(relation), coalesce(image_column, a.columns[2], 'image_path'), vector,
         CASE WHEN vector = a.columns[3] THEN a.columns[4] ELSE visrec._fitted_name('', vector, a.id, '_source') END]
-        || coalesce(show_columns, a.columns[5:], '{}');
+        -- Those that were dropped are shown no more.
+        || coalesce(show_columns, ARRAY(SELECT c.name FROM unnest(a.columns[5:], a.numbers[5:]) WITH ORDINALITY AS c (name, number, n)
+            WHERE visrec._current_name(relation, c.number) IS NOT NULL ORDER BY c.n), '{}');
     a.model := model.name;
     a.fingerprint := model.fingerprint;
     a.mode := coalesce(mode, before.mode, 'sync');
@@ -319,6 +321,7 @@ DECLARE
     used visrec.model;
     a visrec.attachment;
     due bigint;
+    shells regprocedure[];
 BEGIN
     PERFORM visrec._check_table(relation);
     SELECT * INTO before FROM visrec.attachment AS r
@@ -332,11 +335,15 @@ BEGIN
     PERFORM visrec._check_access(relation);
 
     PERFORM visrec._make_columns(relation, a.columns[3], a.columns[4], used.dimension);
+    shells := ARRAY(SELECT w.function FROM visrec._written_shells(a) AS w);     -- while the owner is the one they were written for
     a := visrec._write_attachment(a);
+    IF before.types[1] <> a.types[1] THEN       -- their keys are of another type: the rows are pending
+        PERFORM visrec._forget_failures(a.id);
+    END IF;
     PERFORM visrec._check_vectors(a, before);
     PERFORM visrec._drop_triggers(relation, a.id);
     PERFORM visrec._make_triggers(a);
-    PERFORM visrec._make_shells(a);
+    PERFORM visrec._make_shells(a, shells);
     PERFORM visrec._make_index(a.id);
     PERFORM visrec._make_mark_index(a);
     due := visrec._call(a.id, 'count_due');
@@ -413,7 +420,7 @@ BEGIN
     PERFORM visrec._drop_triggers(relation, a.id);
     PERFORM visrec._drop_shells(a);
     PERFORM visrec._drop_indexes(a);
-    DELETE FROM visrec.own_attachment AS o WHERE o.id = a.id;
+    UPDATE visrec.own_attachment AS o SET gone = true WHERE o.id = a.id;
     dropped := (SELECT string_agg(format('DROP COLUMN %I', f.attname), ', ') FROM pg_attribute AS f
                 WHERE f.attrelid = relation AND f.attnum = ANY (a.numbers[3:4]) AND NOT f.attisdropped);
     IF drop_vectors AND dropped IS NOT NULL THEN

@@ -37,25 +37,33 @@ COMMENT ON EVENT TRIGGER visrec_forget_dropped IS 'visrec: what attach made goes
 -- would cost every UPDATE a look at each row. So those triggers step aside for an ALTER … TYPE, and come back after it. Which
 -- table a statement is for is not known before it runs: the statement's text says which it may be.
 
-CREATE FUNCTION visrec._may_change(relation oid) RETURNS boolean
+CREATE FUNCTION visrec._may_change(relation oid, schemas name[]) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT current_query() ~* '\mtype\M' AND visrec._owns(c.oid)
-       AND current_query() ~* ('(?<!\w)' || regexp_replace(c.relname, '(\W)', '\\\1', 'g') || '(?!\w)')
-    FROM pg_class AS c WHERE c.oid = relation
+    SELECT current_query() ~* '\mtype\M' AND visrec._owns(c.oid) AND (
+        current_query() ~* (m.alter || '"?' || m.schema || '"?\s*\.\s*"?' || m.name || '"?(?!\w)')
+        OR current_query() ~* (m.alter || '"?' || m.name || '"?(?!\w|\s*\.)') AND c.oid = (
+            SELECT o.oid FROM pg_class AS o JOIN pg_namespace AS s ON s.oid = o.relnamespace
+            WHERE o.relname = c.relname AND s.nspname = ANY (schemas) ORDER BY array_position(schemas, s.nspname) LIMIT 1))
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace, LATERAL (
+        SELECT '\malter\s+table\s+(if\s+exists\s+)?(only\s+)?' AS alter, regexp_replace(n.nspname, '(\W)', '\\\1', 'g') AS schema,
+               regexp_replace(c.relname, '(\W)', '\\\1', 'g') AS name) AS m
+    WHERE c.oid = relation
 $$;
-COMMENT ON FUNCTION visrec._may_change(oid) IS
-    'Whether the current statement may be an ALTER TABLE … TYPE of this table, which is of the current role''s.';
+COMMENT ON FUNCTION visrec._may_change(oid, name[]) IS
+    'Whether the current statement says ALTER TABLE and TYPE of this table, which is of the current role''s; schemas: its '
+    'search_path.';
 
-CREATE FUNCTION visrec._release_columns() RETURNS event_trigger
+CREATE FUNCTION visrec._release(schemas name[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t record;
 BEGIN
+    PERFORM set_config('visrec.released', '', true);
     FOR t IN
         SELECT a.id, a.relation, d.name FROM visrec.attachment AS a
         CROSS JOIN LATERAL visrec._trigger_definitions(visrec._as_now(a)) AS d
         JOIN LATERAL visrec._our_triggers(a.relation) AS o ON o.name = d.name
-        WHERE visrec._may_change(a.relation) AND d.pins
+        WHERE visrec._may_change(a.relation, schemas) AND d.pins
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation);
         PERFORM set_config('visrec.released', concat_ws(',', nullif(current_setting('visrec.released', true), ''), t.id), true);
@@ -64,8 +72,17 @@ EXCEPTION WHEN OTHERS THEN
     NULL;       -- the ALTER TABLE itself says what is wrong
 END
 $$;
-COMMENT ON FUNCTION visrec._release_columns() IS
+COMMENT ON FUNCTION visrec._release(name[]) IS
     'Before an ALTER TABLE … TYPE of what may be a table of the current role''s: drops the triggers that name columns.';
+
+CREATE FUNCTION visrec._release_columns() RETURNS event_trigger
+-- Without a search_path of its own: that of the statement says which table it is for.
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM visrec._release(pg_catalog.current_schemas(true));
+END
+$$;
+COMMENT ON FUNCTION visrec._release_columns() IS 'Before an ALTER TABLE: see visrec._release.';
 REVOKE ALL ON FUNCTION visrec._release_columns() FROM PUBLIC;
 
 CREATE EVENT TRIGGER visrec_release_columns ON ddl_command_start WHEN TAG IN ('ALTER TABLE')
@@ -77,6 +94,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     a visrec.attachment;
     now visrec.attachment;
+    released text[] := string_to_array(current_setting('visrec.released', true), ',');
+    required boolean := false;      -- what is done now must succeed: the table would be without triggers
 BEGIN
     FOR a IN
         SELECT r.* FROM visrec.attachment AS r
@@ -84,20 +103,22 @@ BEGIN
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                          OR d.classid = 'pg_namespace'::regclass AND d.objid = c.relnamespace)
               AND visrec._owns(r.relation)
-           OR visrec._may_change(r.relation)
+           OR r.id::text = ANY (released) AND visrec._owns(r.relation)
     LOOP
         -- A dump that is being restored makes its triggers last.
         CONTINUE WHEN NOT EXISTS (SELECT FROM visrec._our_triggers(a.relation) AS o WHERE o.attachment = a.id);
+        now := visrec._as_now(a);
+        IF a.id::text = ANY (released) THEN
+            required := true;
+            PERFORM visrec._make_triggers(now);
+            required := false;
+        END IF;
         BEGIN
-            now := visrec._as_now(a);
             -- Attach would grant the owner what it lacks, which nobody asked for here.
             IF ((now.columns, now.types) IS DISTINCT FROM (a.columns, a.types) OR visrec._problem(a) IS NOT NULL)
                 AND visrec._may_embed((SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation))
             THEN
                 PERFORM visrec._attach(a.relation, NULL, NULL, NULL, NULL, NULL, NULL, a.name, NULL);
-            -- Those that stepped aside, and no others: a dump that is being restored has yet to make the rest.
-            ELSIF a.id::text = ANY (string_to_array(current_setting('visrec.released', true), ',')) THEN
-                PERFORM visrec._make_triggers(now);
             END IF;
             -- The planned searches have the table's name in them, which this writes anew.
             IF EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_similar_' || a.id
@@ -111,6 +132,9 @@ BEGIN
         END;
     END LOOP;
 EXCEPTION WHEN OTHERS THEN
+    IF required THEN
+        RAISE;
+    END IF;
     RAISE WARNING 'visrec did not follow the statement: %', SQLERRM;
 END
 $$;

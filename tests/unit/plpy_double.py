@@ -91,6 +91,7 @@ class Server:
                 "next_rows": "SELECT visrec.next_rows($1, $2, $3)" + LOCKED,
                 "image_rows": "SELECT visrec.image_rows($1, $2)",
                 "give": "UPDATE visrec.give($1, $2, $3, $4)",
+                "same": "SELECT id FROM visrec.same($1, $2, $3, $4)",
                 "take": "UPDATE visrec.take($1, $2, $3, $4)",
                 "has_failures": bool(self.failures),
             }
@@ -150,6 +151,9 @@ class Server:
                 assert (message, image) == (None, None)
                 self.failures.pop(key, None)
         return []
+
+    def same(self, ids: list[str], *_: list[Any]) -> Rows:
+        return [{"id": key} for key in ids]
 
     def give(self, ids: list[str], *columns: list[Any]) -> Rows:
         self.stored.append(ids)

@@ -187,7 +187,7 @@ class _Table:
                 break
         failed = len(ids) - codes.count(None)
         if failed or self._terms["has_failures"]:
-            session.RECORD.run(self._plpy, self._terms["id"], ids, codes, messages, paths)
+            self._record(ids, sources, vectors, stamps, codes, messages, paths)
         for wanted, text in ((failed, "take"), (len(ids) - failed, "give")):
             if wanted:
                 statement = session.of_table(
@@ -196,6 +196,15 @@ class _Table:
                 statement.run(self._plpy, ids, sources, vectors, stamps)
         outcome.embedded += len(ids) - failed
         outcome.failed += failed
+
+    def _record(self, ids: list[str], *columns: list[Any]) -> None:
+        """Records failures, and that there is none, of rows that are still as they were read."""
+        arrays = (ids, *columns[:3])
+        statement = session.of_table(self._terms["same"], "text[]", "int8[]", "text[]", "int8[]")
+        same = {row["id"] for row in statement.run(self._plpy, *arrays)}
+        kept = [n for n, key in enumerate(ids) if key in same]
+        chosen = [[column[n] for n in kept] for column in (ids, *columns[3:])]
+        session.RECORD.run(self._plpy, self._terms["id"], *chosen)
 
 
 def _columns(rows: Sequence[Row], results: Sequence[Result]) -> list[list[Any]]:
