@@ -337,8 +337,12 @@ BEGIN
     PERFORM visrec._make_columns(relation, a.columns[3], a.columns[4], used.dimension);
     shells := ARRAY(SELECT w.function FROM visrec._written_shells(a) AS w);     -- while the owner is the one they were written for
     a := visrec._write_attachment(a);
-    IF before.types[1] <> a.types[1] THEN       -- their keys are of another type: the rows are pending
-        PERFORM visrec._forget_failures(a.id);
+    IF before.types[1] <> a.types[1] THEN
+        BEGIN
+            PERFORM visrec._call(a.id, 'tidy');
+        EXCEPTION WHEN data_exception THEN      -- its failures have keys that the new type does not have: the rows are pending
+            PERFORM visrec._forget_failures(a.id);
+        END;
     END IF;
     PERFORM visrec._check_vectors(a, before);
     PERFORM visrec._drop_triggers(relation, a.id);

@@ -67,8 +67,10 @@ def test_a_trigger_that_changes_the_image(posts, paths, name, names_image):
     assert coverage(posts) == {"embedded": 4}
     image = ", image_path = 'nowhere.jpg'" if names_image else ""
     posts.execute(f"UPDATE posts SET title = %s{image} WHERE id = 1", (paths[5],))
-    # PostgreSQL fires no trigger of columns for what a trigger changes: stale until a backfill.
-    assert coverage(posts) == ({"embedded": 4} if names_image else {"embedded": 3, "stale": 1})
+    # PostgreSQL fires no trigger of columns for what a trigger changes. Where visrec's comes last, the vector is gone at once;
+    # where the user's does, it is stale.
+    left = "pending" if name < "~visrec" else "stale"
+    assert coverage(posts) == ({"embedded": 4} if names_image else {"embedded": 3, left: 1})
     posts.execute("CALL visrec.backfill('posts')")
     assert coverage(posts) == {"embedded": 4}
     assert wrong_vectors(posts) == 0
@@ -375,13 +377,22 @@ def test_migrations_in_functions_and_do_blocks(home, paths):
 
 GONE = {
     "image": ("ALTER TABLE home.posts DROP COLUMN image_path", 'Column "image_path"'),
-    "shown": ("ALTER TABLE home.posts DROP COLUMN title", 'Column "title"'),
     "key": ("ALTER TABLE home.posts DROP COLUMN id", 'Column "id"'),
     "primary key": (
         "ALTER TABLE home.posts DROP CONSTRAINT posts_pkey",
         'Column "id" is no longer the primary key',
     ),
 }
+
+
+def test_a_shown_column_that_is_dropped_is_shown_no_more(home, paths):
+    home.execute("ALTER TABLE home.posts DROP COLUMN title")
+    assert [c.name for c in home.execute("SELECT * FROM home.similar_posts(1)").description] == [
+        "id",
+        "similarity",
+        "image_path",
+    ]
+    home.execute("INSERT INTO home.posts (id, image_path) VALUES (77, %s)", (paths[0],))
 
 
 @pytest.mark.parametrize("gone", GONE)

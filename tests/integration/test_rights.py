@@ -626,8 +626,8 @@ def test_other_peoples_lines_are_not_written(posts, mallory, paths, statement):
 @pytest.mark.parametrize(
     "change",
     [
-        "DELETE FROM visrec.own_attachment",
-        "DELETE FROM visrec.own_failed_row",
+        "UPDATE visrec.own_attachment SET gone = true",
+        "UPDATE visrec.own_failed_row SET gone = true",
         "UPDATE visrec.own_attachment SET on_error = 'raise'",
         "UPDATE visrec.own_failed_row SET message = 'x'",
     ],
