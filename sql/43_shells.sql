@@ -120,16 +120,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure, p.proname, p.pronamespace, p.proacl
     FROM (SELECT DISTINCT visrec._object_name(a, s.prefix, s.suffix) AS name FROM visrec._shell_list() AS s) AS s
     JOIN pg_proc AS p ON p.proname = s.name
-    -- A copy of the text, in a schema or of a role that has nothing to do with the table, is not visrec's.
-    WHERE visrec._shell_digest(p.proname, p.prosrc) = ANY ((a).shells) AND pg_has_role(p.proowner, 'USAGE')
-      AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = (a).relation AND p.proowner = c.relowner
-                  UNION ALL SELECT FROM pg_proc AS t WHERE t.pronamespace = 'visrec'::regnamespace
-                      AND t.proname = '_table_' || (a).id AND t.proowner = p.proowner)
-       -- Shells without their attachment, which is what a dump without data restores.
-       OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = (a).relation AND p.proowner = c.relowner AND c.relnamespace = p.pronamespace)
-          AND coalesce(substring(p.prosrc FROM '^\n    SELECT \* FROM visrec\._similar_([0-9]{1,9})\('),
-              substring(p.prosrc FROM '^\n    SELECT \* FROM visrec\._[a-z_]+\(([0-9]{1,9})[,)]'))::integer
-              NOT IN (SELECT o.id FROM visrec.attachment AS o)
+    WHERE pg_has_role(p.proowner, 'USAGE') AND (
+        -- A copy of the text, of a role that has nothing to do with the table, is not visrec's.
+        visrec._shell_digest(p.proname, p.prosrc) = ANY ((a).shells)
+            AND (p.proowner = (SELECT c.relowner FROM pg_class AS c WHERE c.oid = (a).relation)
+                 OR EXISTS (SELECT FROM pg_proc AS t WHERE t.pronamespace = 'visrec'::regnamespace
+                            AND t.proname = '_table_' || (a).id AND t.proowner = p.proowner))
+        -- Shells without their attachment, which is what a dump without data restores.
+        OR EXISTS (SELECT FROM pg_class AS c, LATERAL (SELECT coalesce(
+                       substring(p.prosrc FROM '^\n    SELECT \* FROM visrec\._similar_([0-9]{1,9})\('),
+                       substring(p.prosrc FROM '^\n    SELECT \* FROM visrec\._[a-z_]+\(([0-9]{1,9})[,)]'))::integer AS id) AS called
+                   WHERE c.oid = (a).relation AND p.proowner = c.relowner AND c.relnamespace = p.pronamespace
+                     AND called.id IS NOT NULL AND NOT EXISTS (SELECT FROM visrec.attachment AS o WHERE o.id = called.id)))
 $$;
 COMMENT ON FUNCTION visrec._written_shells(visrec.attachment) IS
     'The shells of an attachment that exist: the functions whose text is what attach wrote, and those of the table''s owner '
