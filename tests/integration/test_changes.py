@@ -67,8 +67,8 @@ def test_a_trigger_that_changes_the_image(posts, paths, name, names_image):
     assert coverage(posts) == {"embedded": 4}
     image = ", image_path = 'nowhere.jpg'" if names_image else ""
     posts.execute(f"UPDATE posts SET title = %s{image} WHERE id = 1", (paths[5],))
-    # PostgreSQL fires no trigger of columns for what a trigger changes. Where visrec's comes last, the vector is gone at once;
-    # where the user's does, it is stale.
+    # PostgreSQL fires no trigger of columns for what a trigger changes. Where visrec's comes
+    # last, the vector is gone at once; where the user's does, it is stale.
     left = "pending" if name < "~visrec" else "stale"
     assert coverage(posts) == ({"embedded": 4} if names_image else {"embedded": 3, left: 1})
     posts.execute("CALL visrec.backfill('posts')")

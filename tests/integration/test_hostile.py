@@ -173,7 +173,8 @@ def test_a_hostile_search_path_reaches_nothing(posts, paths):
     posts.execute("INSERT INTO public.posts (id, image_path) VALUES (1, $$x$$)")
     posts.execute(
         "INSERT INTO public.posts (id, image_path)"
-        " SELECT n + 1, p FROM pg_catalog.unnest(%s::pg_catalog.text[]) WITH ORDINALITY AS u (p, n)",
+        " SELECT n + 1, p"
+        " FROM pg_catalog.unnest(%s::pg_catalog.text[]) WITH ORDINALITY AS u (p, n)",
         (paths[:4],),
     )
     posts.execute("UPDATE public.posts SET image_path = NULL WHERE id OPERATOR(pg_catalog.=) 5")

@@ -99,7 +99,8 @@ def test_a_table_with_vectors_keeps_its_model(clip, paths):
         clip.execute("SELECT visrec.attach('posts', model => 'tiny-clip')")
     # Two models side by side: each has its functions.
     clip.execute(
-        "SELECT visrec.attach('posts', model => 'tiny-clip', vector_column => 'clip', name => 'clip')"
+        "SELECT visrec.attach('posts', model => 'tiny-clip', vector_column => 'clip',"
+        " name => 'clip')"
     )
     clip.execute("CALL visrec.backfill('posts', name => 'clip')")
     insert(clip, paths[2:4], 3)

@@ -1,4 +1,4 @@
-"""What an owner's code may leave behind, in whose session it runs, and lines that are not one's own."""
+"""What an owner's code may leave behind in a session, and lines that are not one's own."""
 
 import psycopg
 import pytest
@@ -9,7 +9,7 @@ PICTURE = "mug/000-red-plain.jpg"
 
 @pytest.fixture
 def mallory(db, pictures):
-    """A role with the right to embed, a schema of its own, and a table where it notes who ran it."""
+    """A role with the right to embed, a schema of its own, and a table of who ran its code."""
     db.execute("DROP ROLE IF EXISTS mallory")
     db.execute("CREATE ROLE mallory")
     db.execute("SELECT visrec.grant_access('mallory')")

@@ -114,8 +114,7 @@ class Server:
         else:
             assert image is not None
             size, path, data = len(image), None, image if len(image) <= max_bytes else None
-        row = {"id": key, "path": path, "bytes": data, "size": size, "source": int(key)}
-        return row
+        return {"id": key, "path": path, "bytes": data, "size": size, "source": int(key)}
 
     def due(self, max_bytes: int) -> Rows:
         return [
