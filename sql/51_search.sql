@@ -1,5 +1,5 @@
 -- Searching: what is nearest to a vector. All of it runs as its caller, so that the table's own rights and row-level
--- security hold, and none of it has PL/Python in it. The shells of 43_shells.sql pass their calls on to here.
+-- security hold, and none of it has PL/Python in it. The shells of 45_shells.sql pass their calls on to here.
 
 CREATE FUNCTION visrec._no_vector(n visrec._names, row_id text, strict boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -1,0 +1,121 @@
+-- Whoever calls: what is done with an attached table's rows is done as the table's owner.
+
+CREATE FUNCTION visrec._call(attachment integer, task text, arguments jsonb DEFAULT '{}') RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    a visrec.attachment;
+    before jsonb;
+    result jsonb;
+BEGIN
+    SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
+    IF current_user <> (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = a.relation) THEN
+        before := visrec._session_state();
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_proc AS p JOIN pg_class AS c ON c.relowner = p.proowner
+        WHERE c.oid = a.relation AND p.pronamespace = 'visrec'::regnamespace AND p.proname = '_table_' || a.id
+          AND p.prosecdef AND p.proconfig IS NULL)
+    THEN
+        PERFORM visrec._raise_problem(a);
+    END IF;
+    EXECUTE format('SELECT visrec.%I($1, $2)', '_table_' || attachment) INTO result
+    USING task, arguments || jsonb_build_object('role', current_setting('role'), 'session_user', session_user);
+    IF before IS NOT NULL THEN      -- until the path is known to be ours, each operator is qualified
+        IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+            before := pg_catalog.jsonb_set(before, '{search_path}', 'true');
+        END IF;
+        PERFORM visrec._check_session(before, a.relation);
+    END IF;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION visrec._call(integer, text, jsonb) IS
+    'Does a task on an attached table''s rows as its owner, by visrec._as_owner; for others than the owner, an error if the owner''s '
+    'code left something in the session.';
+
+CREATE FUNCTION visrec._acts_for_owner(relation regclass) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN visrec._owns(relation) AND current_user <> (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = relation);
+END
+$$;
+COMMENT ON FUNCTION visrec._acts_for_owner(regclass) IS
+    'Whether the current role is an administrator of the table and not its owner: what reads the table then runs as the owner. '
+    'By the time it reads, a column may have another type, with a cast of the owner''s, or the name may be a view''s.';
+
+CREATE FUNCTION visrec._as_owner(attachment integer, task text, arguments jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n visrec._names := visrec._resolve(attachment);
+    result jsonb;
+BEGIN
+    -- The owner cannot replace the function that called this, but can make it run as its caller, or with a role set. Only
+    -- SECURITY DEFINER brings the owner's rights without touching either, and without a way back to the caller's.
+    IF current_user <> pg_get_userbyid(n.owner) OR arguments ->> 'role' IS DISTINCT FROM current_setting('role')
+        OR arguments ->> 'session_user' IS DISTINCT FROM session_user
+    THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('function visrec._table_%s does not run as the owner of table "%s"', attachment, visrec._label(n.relation)),
+            HINT = (SELECT visrec._attach_call(a) FROM visrec.attachment AS a WHERE a.id = attachment);
+    END IF;
+    CASE task
+    WHEN 'coverage' THEN
+        RETURN jsonb_object_agg(s.state, s.rows) FROM visrec._count_states(attachment) AS s;
+    WHEN 'count_due' THEN
+        RETURN visrec._count_due(n);
+    WHEN 'count_vectors' THEN
+        RETURN visrec._count_vectors(n);
+    WHEN 'recall' THEN
+        RETURN (SELECT to_jsonb(r) FROM visrec.recall(n.relation, (arguments ->> 'k')::integer, (arguments ->> 'sample')::integer, n.name) AS r);
+    WHEN 'evaluate' THEN
+        RETURN (SELECT jsonb_agg(r) FROM visrec.evaluate(n.relation, (arguments ->> 'label')::name,
+            visrec._texts(arguments -> 'k')::integer[], (arguments ->> 'sample')::integer, n.name) AS r);
+    WHEN 'evaluate_taste' THEN
+        RETURN (SELECT jsonb_agg(r) FROM visrec._evaluate_taste(n, (arguments ->> 'events')::oid,
+            visrec._texts(arguments -> 'columns')::name[],
+            visrec._texts(arguments -> 'k')::integer[], (arguments ->> 'holdout')::float8,
+            visrec._texts(arguments -> 'strategies'), (arguments ->> 'sample')::integer) AS r);
+    WHEN 'duplicates' THEN
+        RETURN (SELECT jsonb_agg(r) FROM visrec._duplicate_pairs(n, (arguments ->> 'k')::integer, (arguments ->> 'max_distance')::float8) AS r);
+    WHEN 'taste' THEN
+        RETURN to_jsonb(visrec._taste_of(n, visrec._texts(arguments -> 'liked'),
+            visrec._texts(arguments -> 'disliked'), arguments ->> 'strategy', arguments ->> 'toward',
+            visrec._texts(arguments -> 'liked_weights')::float8[],
+            visrec._texts(arguments -> 'disliked_weights')::float8[],
+            (arguments ->> 'strict')::boolean)::text);
+    WHEN 'sample' THEN
+        RETURN visrec._sample(n);
+    WHEN 'foreign' THEN
+        RETURN visrec._has_foreign(n, (arguments ->> 'unknown')::boolean);
+    WHEN 'tidy' THEN
+        PERFORM visrec._tidy(n);
+        RETURN NULL;
+    WHEN 'retry' THEN
+        PERFORM visrec._tidy(n);
+        RETURN visrec._retry_failures(n, visrec._schemas(arguments));
+    WHEN 'recheck' THEN
+        RETURN visrec._find_changed(n, arguments ->> 'after');
+    WHEN 'batch' THEN
+        PERFORM set_config('search_path', visrec._safe_path(visrec._schemas(arguments) || n.path), true);
+        result := visrec._python_backfill_batch(n::pg_catalog.text, arguments ->> 'after', (arguments ->> 'size')::integer,
+            (arguments ->> 'following')::integer);
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        RETURN result;
+    END CASE;
+END
+$$;
+COMMENT ON FUNCTION visrec._as_owner(integer, text, jsonb) IS
+    'What an attachment''s function visrec._table_<id> does: a task on the table''s rows, as its owner or not at all.';
+
+CREATE FUNCTION visrec._texts(value jsonb) RETURNS text[]
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE jsonb_typeof(value) WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text(value)) END
+$$;
+COMMENT ON FUNCTION visrec._texts(jsonb) IS 'A JSON array as an array of text; NULL for anything else.';
+
+CREATE FUNCTION visrec._schemas(arguments jsonb) RETURNS name[]
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT ARRAY(SELECT jsonb_array_elements_text(arguments -> 'schemas'))::name[]
+$$;
+COMMENT ON FUNCTION visrec._schemas(jsonb) IS 'The search_path of the statement, out of a task''s arguments.';
