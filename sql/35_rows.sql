@@ -187,7 +187,8 @@ DECLARE
     relation regclass := (SELECT a.relation FROM visrec.attachment AS a WHERE a.id = attachment);
 BEGIN
     RAISE WARNING USING
-        MESSAGE = format('%s rows have no vector because row-level security hides them from the owner of table "%s"', rows,
+        MESSAGE = format(CASE rows WHEN 1 THEN '%s row has no vector because row-level security hides it from the owner of table "%s"'
+            ELSE '%s rows have no vector because row-level security hides them from the owner of table "%s"' END, rows,
             visrec._label(relation)),
         HINT = format('Let a policy show them to the owner (FORCE ROW LEVEL SECURITY binds it, too), then: CALL visrec.backfill(%L%s);',
             relation, visrec._name_argument(attachment));

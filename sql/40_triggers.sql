@@ -56,7 +56,14 @@ BEGIN
         ('_table_' || NEW.id, 'text, jsonb', 'task text, arguments jsonb', 'jsonb', bodies.table_function,
          'Reads and writes the rows of %s for visrec''s functions, as its owner.'),
         ('_trigger_' || NEW.id, '', '', 'trigger', bodies.trigger_function, 'Gives the rows of %s their vectors, as its owner.')
-    ) AS f (name, types, arguments, result, body, comment) LOOP
+    ) AS f (name, types, arguments, result, body, comment)
+    -- Those that are as they should be stay: to mark them anew would lock the extension until the transaction ends.
+    WHERE NOT EXISTS (
+        SELECT FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = f.name AND p.prosrc = f.body
+            AND pg_get_userbyid(p.proowner) = owner AND p.prosecdef AND p.provolatile = 'v' AND p.proconfig IS NULL
+            AND NOT EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS x WHERE x.grantee <> p.proowner)
+            AND visrec._depends_on_extension('pg_proc', p.oid))
+    LOOP
         EXECUTE format('CREATE OR REPLACE FUNCTION visrec.%I(%s) RETURNS %s LANGUAGE plpgsql SECURITY DEFINER AS %L',
             made.name, made.arguments, made.result, made.body);
         EXECUTE format('ALTER FUNCTION visrec.%I(%s) OWNER TO %I', made.name, made.types, owner);
@@ -224,6 +231,20 @@ $$;
 COMMENT ON FUNCTION visrec._image_sources(regclass, smallint) IS
     'The columns whose change changes the image: the image column, or those that a generated one is made of.';
 
+CREATE FUNCTION visrec._watches_all(a visrec.attachment) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- To compare images themselves would read them all; a generated column no trigger can change.
+    SELECT visrec._base_type(a.types[2]) <> 'bytea'::regtype AND visrec._image_sources(a.relation, a.numbers[2]) = a.columns[2:2]
+        AND EXISTS (
+            SELECT FROM (SELECT a.relation::oid AS oid UNION SELECT p.relid FROM pg_partition_tree(a.relation) AS p) AS r
+            JOIN pg_trigger AS t ON t.tgrelid = r.oid JOIN pg_proc AS p ON p.oid = t.tgfoid
+            WHERE t.tgtype & 19 = 19        -- for each row, before, on update
+              AND NOT (p.pronamespace = 'visrec'::regnamespace AND p.proname ~ '^_trigger_[0-9]{1,9}$'))
+$$;
+COMMENT ON FUNCTION visrec._watches_all(visrec.attachment) IS
+    'Whether every UPDATE of the table is looked at, not only those that name the image column: a BEFORE trigger of the user''s '
+    'may change a path in any of them. Without one, other UPDATEs pay nothing.';
+
 CREATE FUNCTION visrec._trigger_definitions(a visrec.attachment) RETURNS TABLE (name name, definition text, pins boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -234,10 +255,7 @@ DECLARE
     -- mean every UPDATE, visrec's own too: with a BEFORE trigger all generated columns are computed anew.)
     sources name[] := visrec._image_sources(a.relation, a.numbers[2]);
     updated text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(sources) AS c);
-    -- Not of a path alone: a user's BEFORE trigger may change it in an UPDATE that does not name it. (To compare images
-    -- themselves would read them all.)
-    before text := 'BEFORE UPDATE' || CASE WHEN sources = a.columns[2:2] AND visrec._base_type(a.types[2]) <> 'bytea'::regtype THEN ''
-        ELSE ' OF ' || updated END;
+    before text := 'BEFORE UPDATE' || CASE WHEN visrec._watches_all(a) THEN '' ELSE ' OF ' || updated END;
     changed text := (
         SELECT CASE WHEN bool_and(visrec._comparison(f.atttypid, 3) IS NOT NULL)
             THEN format('WHEN (%s) ', string_agg(format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', f.attname), ' OR ')) ELSE '' END
@@ -289,6 +307,27 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._make_triggers(visrec.attachment) IS 'Makes those of an attachment''s triggers that are missing.';
+
+CREATE FUNCTION visrec._widen_trigger(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN SELECT d.name, d.definition, p.tgenabled FROM visrec._trigger_definitions(a) AS d
+             JOIN pg_trigger AS p ON p.tgrelid = a.relation AND p.tgname = d.name
+             WHERE p.tgtype & 19 = 19 AND cardinality(p.tgattr::smallint[]) > 0 AND visrec._watches_all(a) LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', t.name, a.relation);
+        EXECUTE t.definition;
+        EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION visrec', t.name, a.relation);
+        IF t.tgenabled <> 'O' THEN
+            EXECUTE format('ALTER TABLE %s %s TRIGGER %I', a.relation,
+                CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'DISABLE' END, t.name);
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._widen_trigger(visrec.attachment) IS
+    'Makes the BEFORE trigger anew where it must look at every UPDATE now: see visrec._watches_all.';
 
 CREATE FUNCTION visrec._drop_triggers(relation regclass, attachment integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

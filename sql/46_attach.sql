@@ -348,12 +348,13 @@ BEGIN
     PERFORM visrec._drop_triggers(relation, a.id);
     PERFORM visrec._make_triggers(a);
     PERFORM visrec._make_shells(a, shells);
-    PERFORM visrec._make_index(a.id);
+    PERFORM visrec._make_index(visrec._resolve(a.id));
     PERFORM visrec._make_mark_index(a);
     due := visrec._call(a.id, 'count_due');
     IF due > 0 THEN
         RAISE NOTICE USING
-            MESSAGE = format('%s rows of table "%s" have an image but no vector', due, visrec._label(relation)),
+            MESSAGE = format(CASE due WHEN 1 THEN '%s row of table "%s" has an image but no vector'
+                ELSE '%s rows of table "%s" have an image but no vector' END, due, visrec._label(relation)),
             HINT = format('CALL visrec.backfill(%L%s);', relation, visrec._name_argument(a.id));
     END IF;
 END

@@ -94,14 +94,21 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     a visrec.attachment;
     now visrec.attachment;
-    released text[] := string_to_array(current_setting('visrec.released', true), ',');
+    released text[] := CASE WHEN TG_TAG = 'ALTER TABLE' THEN string_to_array(current_setting('visrec.released', true), ',') END;
     required boolean := false;      -- what is done now must succeed: the table would be without triggers
 BEGIN
     FOR a IN
         SELECT r.* FROM visrec.attachment AS r
         WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d JOIN pg_class AS c ON c.oid = r.relation
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                         OR d.classid = 'pg_namespace'::regclass AND d.objid = c.relnamespace)
+                         OR d.classid = 'pg_namespace'::regclass AND d.objid = c.relnamespace
+                         OR d.classid = 'pg_type'::regclass AND d.objid = ANY (r.types::oid[])
+                         OR d.classid = 'pg_extension'::regclass
+                         OR d.classid = 'pg_trigger'::regclass AND EXISTS (
+                            SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+                            WHERE t.oid = d.objid AND p.pronamespace <> 'visrec'::regnamespace
+                                AND (t.tgrelid = c.oid OR EXISTS (
+                                    SELECT FROM pg_partition_ancestors(t.tgrelid) AS p WHERE p.relid = c.oid))))
               AND visrec._owns(r.relation)
            OR r.id::text = ANY (released) AND visrec._owns(r.relation)
     LOOP
@@ -114,15 +121,19 @@ BEGIN
             required := false;
         END IF;
         BEGIN
+            PERFORM visrec._widen_trigger(now);
+            CONTINUE WHEN TG_TAG = 'CREATE TRIGGER';
             -- Attach would grant the owner what it lacks, which nobody asked for here.
             IF ((now.columns, now.types) IS DISTINCT FROM (a.columns, a.types) OR visrec._problem(a) IS NOT NULL)
                 AND visrec._may_embed((SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation))
             THEN
                 PERFORM visrec._attach(a.relation, NULL, NULL, NULL, NULL, NULL, NULL, a.name, NULL);
             END IF;
-            -- The planned searches have the table's name in them, which this writes anew.
-            IF EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_similar_' || a.id
-                       AND strpos(p.prosrc, a.relation || ' AS t') = 0) THEN
+            -- The planned searches have names of the table and of types in them, which this writes anew.
+            IF TG_TAG IN ('ALTER TYPE', 'ALTER DOMAIN', 'ALTER EXTENSION') OR EXISTS (
+                SELECT FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_similar_' || a.id
+                    AND strpos(p.prosrc, a.relation || ' AS t') = 0)
+            THEN
                 UPDATE visrec.own_attachment AS o SET relation = o.relation WHERE o.id = a.id;
             END IF;
         EXCEPTION WHEN OTHERS THEN
@@ -139,9 +150,11 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 COMMENT ON FUNCTION visrec._follow_table() IS
-    'After ALTER TABLE of an attached table, or ALTER SCHEMA of its schema: brings its attachments up to date, and the triggers back.';
+    'After ALTER TABLE of an attached table, or of its schema or types, and after CREATE TRIGGER on it: brings its attachments up to '
+    'date, and the triggers back.';
 REVOKE ALL ON FUNCTION visrec._follow_table() FROM PUBLIC;
 
-CREATE EVENT TRIGGER visrec_follow_table ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA')
+CREATE EVENT TRIGGER visrec_follow_table ON ddl_command_end
+WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER EXTENSION', 'CREATE TRIGGER')
 EXECUTE FUNCTION visrec._follow_table();
 COMMENT ON EVENT TRIGGER visrec_follow_table IS 'visrec: attachments follow their tables';

@@ -1,7 +1,7 @@
 -- Searches that are planned once a session. visrec._nearest and visrec._similar write their statements anew for each call,
 -- and planning those takes as long as running them. So each attachment has a few functions in schema visrec, of the same
 -- statements with its names in them, which the common case goes through: no filter, and what the index finds will do.
--- They are made by the trigger of visrec.attachment, and anew whenever the attachment is written.
+-- They are made by the trigger of visrec.attachment, and anew when it is written and something in them has changed.
 
 CREATE FUNCTION visrec._index_pool(n visrec._names, OUT pool text, OUT breadth text, OUT scan text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -22,6 +22,34 @@ COMMENT ON FUNCTION visrec._index_pool(visrec._names) IS
     'Expressions for how many rows the index is asked for k ($3) wanted ones, and how broadly it looks; scan: the prefix of '
     'pgvector''s settings for it.';
 
+CREATE FUNCTION visrec._make_search(attachment integer, kind text, arguments text, rest text, body text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    function_name text := format('_%s_%s', kind, attachment);
+    -- Of what CREATE OR REPLACE cannot change. Not the text itself: the name of a type may have a line break in it.
+    head text := format(E'-- %s\n', md5(concat_ws(')', arguments, rest)));
+    made record;
+BEGIN
+    SELECT p.oid::regprocedure AS function, p.prosrc AS text INTO made FROM pg_proc AS p
+    WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = function_name;
+    IF made.text = head || body THEN        -- to mark it anew would lock the extension until the transaction ends
+        RETURN;
+    ELSIF NOT starts_with(made.text, head) THEN
+        EXECUTE format('DROP FUNCTION %s', made.function);
+    END IF;
+    EXECUTE format('CREATE OR REPLACE FUNCTION visrec.%I(%s) %s AS %L', function_name, arguments, rest, head || body);
+    made.function := (SELECT p.oid::regprocedure FROM pg_proc AS p
+                      WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = function_name);
+    EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION visrec', made.function);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', made.function);
+    EXECUTE format('COMMENT ON FUNCTION %s IS %L', made.function, format('For searches of %s: statements that are planned once a session.',
+        (SELECT visrec._label(a.relation) FROM visrec.attachment AS a WHERE a.id = attachment)));
+END
+$$;
+COMMENT ON FUNCTION visrec._make_search(integer, text, text, text, text) IS
+    'Makes a planned search, unless it is there as it should be.';
+REVOKE ALL ON FUNCTION visrec._make_search(integer, text, text, text, text) FROM PUBLIC;
+
 CREATE FUNCTION visrec._make_searches(attachment integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -31,19 +59,17 @@ DECLARE
     parts record := visrec._index_parts(n);
     pool record := visrec._index_pool(n);
     ordering text;
-    made regprocedure;
 BEGIN
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
     -- Not by their own names: PL/pgSQL takes no parameter that is called $1.
     columns := (SELECT string_agg(format(', column_%s %s', c.n, visrec._type_name(c.type)), '' ORDER BY c.n)
                 FROM unnest(a.types) WITH ORDINALITY AS c (type, n) WHERE c.n = 2 OR c.n > 4);
     ordering := format('%s %s %s', format(parts.expression, 't.' || n.vector), parts.operator, format(parts.expression, '$1'));
-    PERFORM visrec._drop_searches(attachment);
 
     -- Not knowing k, the planner would rather sort the whole table than use the index.
-    EXECUTE format('CREATE FUNCTION visrec.%I(%s.vector, %s[], integer, OUT ids %s[], OUT distances double precision[]) '
-        'LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan SET enable_sort = off SET jit = off AS %L',
-        '_nearest_' || n.id, n.vector_schema, n.key_type, n.key_type,
+    PERFORM visrec._make_search(attachment, 'nearest',
+        format('%s.vector, %s[], integer, OUT ids %s[], OUT distances double precision[]', n.vector_schema, n.key_type, n.key_type),
+        'LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan SET enable_sort = off SET jit = off',
         CASE n.index_method WHEN 'none' THEN 'BEGIN END' ELSE format($body$
 #variable_conflict use_column
 <<search>>
@@ -77,9 +103,9 @@ $body$, pool.pool, CASE pool.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivffla
             pool.scan || '.iterative_scan', CASE pool.scan WHEN 'hnsw' THEN 'strict_order' ELSE 'relaxed_order' END, pool.breadth,
             n.key, n.vector, n.vector_schema, n."table", n.equals, ordering) END);
 
-    EXECUTE format('CREATE FUNCTION visrec.%I(%s, integer, jsonb, double precision, boolean) '
-        'RETURNS TABLE (id %s, similarity double precision%s) LANGUAGE plpgsql STABLE ROWS 10 AS %L',
-        '_similar_' || n.id, n.key_type, n.key_type, columns, format($body$
+    PERFORM visrec._make_search(attachment, 'similar', format('%s, integer, jsonb, double precision, boolean', n.key_type),
+        format('RETURNS TABLE (id %s, similarity double precision%s) LANGUAGE plpgsql STABLE ROWS 10', n.key_type, columns),
+        format($body$
 #variable_conflict use_column
 <<search>>
 DECLARE
@@ -111,15 +137,15 @@ $body$, n.vector_schema, n.vector, n.source, n."table", n.key, n.equals, n.weigh
             visrec._result_statement(n, '(SELECT search.found.ids AS ids, search.found.distances AS distances)'),
             n.id, n.key_type, columns));
 
-    EXECUTE format('CREATE FUNCTION visrec.%I(%s[], double precision[]) RETURNS TABLE (id %s, similarity double precision%s) '
-        'LANGUAGE plpgsql STABLE ROWS 10 AS %L', '_result_' || n.id, n.key_type, n.key_type, columns,
+    PERFORM visrec._make_search(attachment, 'result', format('%s[], double precision[]', n.key_type),
+        format('RETURNS TABLE (id %s, similarity double precision%s) LANGUAGE plpgsql STABLE ROWS 10', n.key_type, columns),
         format(E'\n#variable_conflict use_column\nBEGIN\n    RETURN QUERY %s;\nEND\n', visrec._result_statement(n)));
 
     -- A key that comes twice counts once.
-    EXECUTE format('CREATE FUNCTION visrec.%I(%s[], double precision[], %s[], double precision[], OUT missing text[], OUT bare text[], '
-        'OUT other text, OUT likes %s.vector[], OUT like_weights double precision[], OUT dislikes %s.vector[], '
-        'OUT dislike_weights double precision[]) LANGUAGE plpgsql STABLE AS %L', '_inputs_' || n.id, n.key_type, n.key_type,
-        n.vector_schema, n.vector_schema, format($body$
+    PERFORM visrec._make_search(attachment, 'inputs', format('%1$s[], double precision[], %1$s[], double precision[], '
+        'OUT missing text[], OUT bare text[], OUT other text, OUT likes %2$s.vector[], OUT like_weights double precision[], '
+        'OUT dislikes %2$s.vector[], OUT dislike_weights double precision[]', n.key_type, n.vector_schema),
+        'LANGUAGE plpgsql STABLE', format($body$
 #variable_conflict use_column
 BEGIN
     SELECT pg_catalog.array_agg(%1$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NULL),
@@ -140,13 +166,6 @@ BEGIN
     LEFT JOIN %6$s AS t ON t.%2$s %7$s u.id;
 END
 $body$, visrec._key_expression('u.id', n.key_oid), n.key, n.vector, n.source, n.weights, n."table", n.equals));
-
-    FOR made IN SELECT visrec._searches(attachment) LOOP
-        EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION visrec', made);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', made);
-        EXECUTE format('COMMENT ON FUNCTION %s IS %L', made,
-            format('For searches of %s: statements that are planned once a session.', visrec._label(n.relation)));
-    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION visrec._make_searches(integer) IS
@@ -161,16 +180,3 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = format('_%s_%s', s.name, attachment)
 $$;
 COMMENT ON FUNCTION visrec._searches(integer) IS 'The functions that visrec._make_searches made.';
-
-CREATE FUNCTION visrec._drop_searches(attachment integer) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    made regprocedure;
-BEGIN
-    FOR made IN SELECT visrec._searches(attachment) LOOP
-        EXECUTE format('DROP FUNCTION %s', made);
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION visrec._drop_searches(integer) IS 'Drops the functions that visrec._make_searches made.';
-REVOKE ALL ON FUNCTION visrec._drop_searches(integer) FROM PUBLIC;

@@ -138,17 +138,16 @@ $$;
 COMMENT ON FUNCTION visrec._drop_indexes(visrec.attachment, regclass[]) IS
     'Drops the indexes that visrec made for an attachment, except those to be kept.';
 
-CREATE FUNCTION visrec._make_index(attachment integer, rebuild boolean DEFAULT false) RETURNS void
+CREATE FUNCTION visrec._make_index(n visrec._names, rebuild boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    n visrec._names := visrec._resolve(attachment);
     parts record := visrec._index_parts(n);
     present boolean;
 BEGIN
     -- Of an expression, only what visrec made is known to be the one.
     SELECT bool_or(i.made AND NOT rebuild OR i.plain AND NOT i.made) INTO present
     FROM visrec.attachment AS a, visrec._indexes(a.relation, a.numbers[3]) AS i
-    WHERE a.id = attachment AND i.access = parts.access AND i.opclass = parts.opclass;
+    WHERE a.id = n.id AND i.access = parts.access AND i.opclass = parts.opclass;
     IF n.index_method = 'none' OR present THEN
         RETURN;
     ELSIF parts.dimension > parts.most THEN
@@ -163,7 +162,7 @@ BEGIN
     PERFORM visrec._build_index(n, parts);
 END
 $$;
-COMMENT ON FUNCTION visrec._make_index(integer, boolean) IS
+COMMENT ON FUNCTION visrec._make_index(visrec._names, boolean) IS
     'Builds the index of an attachment if the column has none.';
 
 CREATE FUNCTION visrec._check_index(n visrec._names) RETURNS void
@@ -198,10 +197,20 @@ COMMENT ON FUNCTION visrec._check_index(visrec._names) IS 'Raises an error for a
 CREATE FUNCTION visrec._replace_index(a visrec.attachment) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    n visrec._names := visrec._resolve(a.id);
     others regclass[] := ARRAY(SELECT i.index FROM visrec._indexes(a.relation, a.numbers[3]) AS i WHERE i.access <> 'btree' AND i.made);
 BEGIN
-    a := visrec._write_attachment(a);
-    PERFORM visrec._make_index(a.id, rebuild => true);
+    IF a.components IS NOT NULL THEN        -- the index is made of a projection, which is made with the attachment
+        a := visrec._write_attachment(a);
+    END IF;
+    n.index_method := a.index_method;
+    n.index_metric := a.index_metric;
+    n.reduction := a.reduction;
+    PERFORM visrec._make_index(n, rebuild => true);
+    -- After it: functions that are made lock the extension until the transaction ends.
+    IF a.components IS NULL THEN
+        a := visrec._write_attachment(a);
+    END IF;
     PERFORM visrec._drop_indexes(a, ARRAY(
         SELECT i.index FROM unnest(a.numbers[3:4]) AS c (number), visrec._indexes(a.relation, c.number) AS i
         WHERE i.index <> ALL (others)));

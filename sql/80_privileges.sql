@@ -47,6 +47,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     function regprocedure;
 BEGIN
+    IF role IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'the role must not be null';
+    END IF;
     FOR function IN SELECT visrec._granted_functions(access) LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', function, role);
     END LOOP;
@@ -63,6 +66,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     function regprocedure;
 BEGIN
+    IF role IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'the role must not be null';
+    END IF;
     FOR function IN SELECT visrec._granted_functions(access) LOOP
         EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM %s', function, role);
     END LOOP;
