@@ -67,7 +67,7 @@ def measure(
             _size("size of the index hnsw_binary, against hnsw", binary / whole, 0.15),
             *(figure for share in FILTERS for figure in table.filtered(share)),
             _ratio("recommend_posts, 20 liked, 5 disliked, against similar_posts",
-                   taste, search, 3),
+                   taste, search, 2),
         ]  # fmt: skip
 
 

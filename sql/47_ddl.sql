@@ -101,9 +101,8 @@ BEGIN
         SELECT r.* FROM visrec.attachment AS r
         WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d JOIN pg_class AS c ON c.oid = r.relation
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                         OR d.classid = 'pg_namespace'::regclass AND d.objid = c.relnamespace
+                         OR d.classid IN ('pg_namespace'::regclass, 'pg_extension'::regclass)
                          OR d.classid = 'pg_type'::regclass AND d.objid = ANY (r.types::oid[])
-                         OR d.classid = 'pg_extension'::regclass
                          OR d.classid = 'pg_trigger'::regclass AND EXISTS (
                             SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
                             WHERE t.oid = d.objid AND p.pronamespace <> 'visrec'::regnamespace
@@ -130,7 +129,7 @@ BEGIN
                 PERFORM visrec._attach(a.relation, NULL, NULL, NULL, NULL, NULL, NULL, a.name, NULL);
             END IF;
             -- The planned searches have names of the table and of types in them, which this writes anew.
-            IF TG_TAG IN ('ALTER TYPE', 'ALTER DOMAIN', 'ALTER EXTENSION') OR EXISTS (
+            IF TG_TAG <> 'ALTER TABLE' OR EXISTS (
                 SELECT FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_similar_' || a.id
                     AND strpos(p.prosrc, a.relation || ' AS t') = 0)
             THEN

@@ -76,7 +76,10 @@ BEGIN
 DECLARE
     pool integer := %1$s;
     breadth pg_catalog.text := pg_catalog.current_setting(%2$L, true);
+    broad pg_catalog.text;
     iterative pg_catalog.text;
+    goes_on boolean := false;
+    ignored pg_catalog.text;        -- an assignment is an expression, where PERFORM would be a statement
     found_ids %3$s[];
     found_distances double precision[];
 BEGIN
@@ -85,13 +88,27 @@ BEGIN
         search.breadth := pg_catalog.current_setting(%2$L);
     END IF;
     search.iterative := pg_catalog.current_setting(%4$L);
-    PERFORM pg_catalog.set_config(%4$L, %5$L, true),
-        pg_catalog.set_config(%2$L, GREATEST(search.breadth::integer, %6$s)::pg_catalog.text, true);
-    SELECT pg_catalog.array_agg(s.id ORDER BY s.d, s.id), pg_catalog.array_agg(s.d ORDER BY s.d, s.id)
-    INTO search.found_ids, search.found_distances
-    FROM (SELECT t.%7$s AS id, t.%8$s OPERATOR(%9$s.<=>) $1 AS d FROM %10$s AS t
-          WHERE t.%8$s IS NOT NULL AND NOT t.%7$s %11$s ANY ($2) ORDER BY %12$s LIMIT search.pool) AS s;
-    PERFORM pg_catalog.set_config(%4$L, search.iterative, true), pg_catalog.set_config(%2$L, search.breadth, true);
+    search.broad := GREATEST(search.breadth::integer, %6$s)::pg_catalog.text;
+    IF search.broad OPERATOR(pg_catalog.<>) search.breadth THEN
+        search.ignored := pg_catalog.set_config(%2$L, search.broad, true);
+    END IF;
+    -- A scan that may go on costs more from the start, and one that may not finds enough unless there are dead rows.
+    IF search.iterative OPERATOR(pg_catalog.<>) 'off' THEN
+        search.ignored := pg_catalog.set_config(%4$L, 'off', true);
+    END IF;
+    LOOP
+        SELECT pg_catalog.array_agg(s.id ORDER BY s.d, s.id), pg_catalog.array_agg(s.d ORDER BY s.d, s.id)
+        INTO search.found_ids, search.found_distances
+        FROM (SELECT t.%7$s AS id, t.%8$s OPERATOR(%9$s.<=>) $1 AS d FROM %10$s AS t
+              WHERE t.%8$s IS NOT NULL AND NOT t.%7$s %11$s ANY ($2) ORDER BY %12$s LIMIT search.pool) AS s;
+        EXIT WHEN search.goes_on OR pg_catalog.cardinality(search.found_ids) OPERATOR(pg_catalog.=) search.pool;
+        search.goes_on := true;
+        search.ignored := pg_catalog.set_config(%4$L, %5$L, true);
+    END LOOP;
+    IF search.goes_on OR search.broad OPERATOR(pg_catalog.<>) search.breadth OR search.iterative OPERATOR(pg_catalog.<>) 'off' THEN
+        search.ignored := pg_catalog.set_config(%4$L, search.iterative, true);
+        search.ignored := pg_catalog.set_config(%2$L, search.breadth, true);
+    END IF;
     IF pg_catalog.cardinality(search.found_ids) OPERATOR(pg_catalog.=) search.pool
         AND search.found_distances[$3] OPERATOR(pg_catalog.<>) search.found_distances[$3 OPERATOR(pg_catalog.+) 1]
     THEN

@@ -385,6 +385,73 @@ GONE = {
 }
 
 
+def test_types_of_columns_are_renamed_and_moved(home, paths):
+    """Nothing needs telling: what names them is written anew."""
+    home.execute("CREATE TYPE home.mood AS ENUM ('sad', 'happy')")
+    home.execute("CREATE DOMAIN home.number AS integer")
+    home.execute(
+        "CREATE TABLE home.photos (id home.number PRIMARY KEY, image_path text, mood home.mood)"
+    )
+    home.execute("SELECT visrec.attach('home.photos', model => 'pixels', show_columns => '{mood}')")
+    home.execute(
+        "INSERT INTO home.photos SELECT n, p, 'happy'"
+        " FROM unnest(%s::text[]) WITH ORDINALITY AS u (p, n)",
+        (paths[:3],),
+    )
+    for statement in (
+        "ALTER TYPE home.mood RENAME TO feeling",
+        "ALTER DOMAIN home.number RENAME TO counted",
+        "ALTER TYPE home.feeling SET SCHEMA elsewhere",
+        "ALTER DOMAIN home.counted SET SCHEMA elsewhere",
+        "ALTER SCHEMA elsewhere RENAME TO away",
+    ):
+        home.execute(statement)
+        assert problem(home, "home.photos") == [None], statement
+        found = home.execute("SELECT id, mood FROM home.similar_photos(1)").fetchall()
+        assert sorted(found) == [(2, "happy"), (3, "happy")], statement
+        works(home, paths, "home.photos")
+
+
+def test_the_extension_of_a_type_is_moved(home, paths):
+    if not home.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'citext'").fetchone():
+        pytest.skip("this PostgreSQL comes without citext")
+    home.execute("CREATE EXTENSION citext SCHEMA home")
+    home.execute("CREATE TABLE home.tags (id home.citext PRIMARY KEY, image_path text)")
+    home.execute("SELECT visrec.attach('home.tags', model => 'pixels')")
+    home.execute("INSERT INTO home.tags VALUES ('a', %s), ('b', %s)", paths[:2])
+    home.execute("ALTER EXTENSION citext SET SCHEMA elsewhere")
+    assert home.execute("SELECT id FROM home.similar_tags('A')").fetchall() == [("b",)]
+    home.execute("INSERT INTO home.tags VALUES ('c', %s)", (paths[2],))
+    home.execute("UPDATE home.tags SET image_path = %s WHERE id = 'B'", (paths[3],))
+    assert coverage(home, "home.tags") == {"embedded": 3}
+
+
+@pytest.mark.parametrize("place", ["the table", "a partition"])
+def test_updates_are_looked_at_where_a_trigger_may_change_the_image(db, paths, place):
+    """Other tables pay nothing for an UPDATE that leaves the image alone."""
+    db.execute("CREATE TABLE posts (id int PRIMARY KEY, image_path text) PARTITION BY HASH (id)")
+    db.execute("CREATE TABLE part PARTITION OF posts FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
+    db.execute("SELECT visrec.attach('posts', model => 'pixels')")
+    definition = (
+        "SELECT pg_get_triggerdef(oid) LIKE '%BEFORE UPDATE ON%' FROM pg_trigger"
+        " WHERE tgrelid = 'posts'::regclass AND tgname LIKE '~visrec%'"
+    )
+    assert db.execute(definition).fetchall() == [(False,)]
+    db.execute(
+        "CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
+    )
+    table = "posts" if place == "the table" else "part"
+    event = "BEFORE UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION same()"
+    db.execute(f"CREATE TRIGGER later AFTER UPDATE ON {table} EXECUTE FUNCTION same()")
+    assert db.execute(definition).fetchall() == [(False,)]
+    db.execute("CREATE TRIGGER touch " + event.format(table))
+    assert db.execute(definition).fetchall() == [(True,)]
+    db.execute(f"DROP TRIGGER touch ON {table}")
+    db.execute("SELECT visrec.attach('posts')")
+    assert db.execute(definition).fetchall() == [(False,)]
+    assert problem(db) == [None]
+
+
 def test_a_shown_column_that_is_dropped_is_shown_no_more(home, paths):
     home.execute("ALTER TABLE home.posts DROP COLUMN title")
     assert [c.name for c in home.execute("SELECT * FROM home.similar_posts(1)").description] == [
