@@ -123,7 +123,8 @@ BEGIN
             PERFORM visrec._widen_trigger(now);
             CONTINUE WHEN TG_TAG = 'CREATE TRIGGER';
             -- Attach would grant the owner what it lacks, which nobody asked for here.
-            IF ((now.columns, now.types) IS DISTINCT FROM (a.columns, a.types) OR visrec._problem(a) IS NOT NULL)
+            IF TG_TAG = 'ALTER TABLE'
+                AND ((now.columns, now.types) IS DISTINCT FROM (a.columns, a.types) OR visrec._problem(a) IS NOT NULL)
                 AND visrec._may_embed((SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation))
             THEN
                 PERFORM visrec._attach(a.relation, NULL, NULL, NULL, NULL, NULL, NULL, a.name, NULL);

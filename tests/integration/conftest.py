@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import psycopg
@@ -25,6 +26,17 @@ else:
     @pytest.fixture
     def postgresql():
         pytest.skip("needs the cluster of `make test`")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of tests with many cases the everyday run takes every n-th: ``@pytest.mark.one_in(n)``."""
+    seen = Counter()
+    for item in items:
+        if thinned := item.get_closest_marker("one_in"):
+            if seen[item.function] % thinned.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[item.function] += 1
 
 
 @pytest.fixture(scope="session")

@@ -304,6 +304,7 @@ def home(db, paths):
 
 @pytest.mark.parametrize("change", FOLLOWED)
 @pytest.mark.parametrize("told", [False, True])
+@pytest.mark.one_in(3)
 def test_an_attachment_follows_its_table(home, paths, change, told):
     """By itself; and where it needed telling, visrec.attach of the table's name is enough."""
     statement, now = FOLLOWED[change]
@@ -759,6 +760,7 @@ def test_the_public_functions_are_those_listed_here(db):
     [f"visrec {name}" for name, call in PUBLIC_API.items() if call]
     + [f"own {name}" for name in SHELLS],
 )
+@pytest.mark.one_in(4)
 def test_each_call_is_the_first_of_its_session(ordinary, pictures, paths, what):
     """pgvector's library, which knows its settings, is not loaded yet."""
     place, name = what.split(" ", 1)

@@ -76,6 +76,7 @@ def items(db, request):
     return db, kind, keys.split(" ")
 
 
+@pytest.mark.one_in(4)
 def test_a_key_is_the_same_row_under_every_setting(items, paths, images, pictures):
     """Failures, coverage, retry, backfill and searches written under some settings, read under
     others."""
@@ -128,6 +129,7 @@ def add(db, kind, keys, paths):
         db.execute(f"INSERT INTO items VALUES (%s::{kind}, %s)", (key, path))
 
 
+@pytest.mark.one_in(4)
 def test_an_updated_row_loses_and_gains_its_failure_under_every_setting(items, paths):
     db, kind, keys = items
     db.execute(USUAL)

@@ -35,6 +35,7 @@ def regclass(*names):
 
 
 @pytest.mark.parametrize("name", NAMES, ids=repr)
+@pytest.mark.one_in(6)
 def test_columns_that_are_there_or_come_later(posts, paths, name):
     """A column of any name that visrec has nothing to do with breaks no statement of visrec's."""
     insert_four(posts, paths, "posts")
@@ -119,6 +120,7 @@ def insert_four(db, paths, *table):
 
 
 @pytest.mark.parametrize("name", NAMES, ids=repr)
+@pytest.mark.one_in(6)
 def test_tables_and_schemas_with_such_names(db, paths, name):
     """Key, image, vector and a shown column, the table and its schema: all have an odd name."""
     table = regclass(name, name)
@@ -387,6 +389,7 @@ def refusal(db, statement):
         ("numbers", "{9,9,9,9}"),
     ],
 )
+@pytest.mark.one_in(3)
 def test_what_an_owner_writes_into_its_attachment_runs_nothing(posts, paths, column, value):
     """An owner may write its attachment's line itself; a superuser then works on the table."""
     posts.execute("CREATE TABLE victim ()")

@@ -240,6 +240,7 @@ TAMPERING = {
 
 
 @pytest.mark.parametrize("how", TAMPERING)
+@pytest.mark.one_in(3)
 def test_tampering_with_the_owners_function(db, mallory, how):
     [(number,)] = mallory.execute("SELECT id FROM visrec.attachment").fetchall()
     names = {
@@ -397,6 +398,7 @@ SWAPS = {
 @pytest.mark.parametrize(
     "statement", [s for s in READING if "attached" not in s and "failure" not in s]
 )
+@pytest.mark.one_in(5)
 def test_what_is_swapped_while_an_administrator_waits(db, mallory, connect, statement, how):
     """What was checked is not what is there when the lock comes: a view of that name, a type."""
     mallory.execute("BEGIN")
@@ -664,6 +666,7 @@ FORGED_VALUES = {
 
 
 @pytest.mark.parametrize("column", FORGED_VALUES)
+@pytest.mark.one_in(3)
 def test_a_forged_line_gains_nothing(posts, mallory, paths, column):
     """Of the owner's own table: nothing in it is code, and nobody else's work stops."""
     posts.execute("SET search_path = public")

@@ -429,6 +429,7 @@ def test_updates_of_images_in_nested_triggers(posts, paths, level):
 
 @pytest.mark.parametrize("name", ["a", "visrec_0", "z", "~visrec_9", "~~~"])
 @pytest.mark.parametrize("column", ["", "OF image_path", "OF title"])
+@pytest.mark.one_in(3)
 def test_a_before_trigger_that_rewrites_the_image(posts, paths, name, column):
     """Whatever its name, and also where the statement did not name the image."""
     insert(posts, paths[:3])

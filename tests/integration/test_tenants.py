@@ -94,6 +94,7 @@ def shell(connection):
 
 
 @pytest.mark.parametrize("doing", DOINGS)
+@pytest.mark.one_in(3)
 def test_others_work_goes_on(posts, tenant, paths, doing):
     """INSERT, UPDATE, search, attach, detach, ALTER and DROP, of a table that is not theirs."""
     insert(tenant_posts(tenant), paths[:6])
@@ -191,6 +192,7 @@ def test_a_renamed_schema_does_not_mix_tables(posts, tenant, paths):
 
 @pytest.mark.parametrize("length", [48, 50, 54, 55, 62, 63])
 @pytest.mark.parametrize("character", ["x", "é"])
+@pytest.mark.one_in(3)
 def test_names_that_differ_in_the_last_letter(db, paths, length, character):
     body = (character * 63).encode()[: length - 1].decode(errors="ignore")
     tables = [f"{body}a", f"{body}b"]
