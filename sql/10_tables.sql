@@ -114,6 +114,7 @@ CREATE TABLE visrec.attachment (
     components vector[],
     events regclass,
     event_columns name[],
+    event_numbers smallint[],
     path name[] NOT NULL DEFAULT '{}',
     shells text[] NOT NULL DEFAULT '{}',
     weights bigint,
@@ -133,6 +134,7 @@ COMMENT ON COLUMN visrec.attachment.reduction IS
     'how often visrec.reduce was called: the number in the name of the function that projects; NULL without a reduction';
 COMMENT ON COLUMN visrec.attachment.components IS 'the principal components that the vectors are projected on';
 COMMENT ON COLUMN visrec.attachment.event_columns IS 'of the table of events: user, item, weight (may be NULL) and time';
+COMMENT ON COLUMN visrec.attachment.event_numbers IS 'the same columns'' numbers, by which a renamed column is found';
 COMMENT ON COLUMN visrec.attachment.path IS
     'the schemas on the search_path when attach was called, where the owner''s triggers find what they name';
 COMMENT ON COLUMN visrec.attachment.shells IS 'SHA-256 of the text of each function that attach wrote for the table';
@@ -160,9 +162,9 @@ COMMENT ON VIEW visrec.own_attachment IS 'The attachments of tables of the curre
 -- writing that it is gone.
 GRANT SELECT ON visrec.own_attachment TO PUBLIC;
 GRANT INSERT (id, relation, name, columns, numbers, types, model, fingerprint, mode, on_error, index_method, index_metric,
-        reduction, components, events, event_columns, path, shells, weights, operators, gone),
+        reduction, components, events, event_columns, event_numbers, path, shells, weights, operators, gone),
     UPDATE (id, relation, name, columns, numbers, types, model, fingerprint, mode, on_error, index_method, index_metric,
-        reduction, components, events, event_columns, path, shells, weights, operators, gone)
+        reduction, components, events, event_columns, event_numbers, path, shells, weights, operators, gone)
     ON visrec.own_attachment TO PUBLIC;
 
 -- Failures ---------------------------------------------------------------------------------

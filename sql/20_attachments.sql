@@ -190,9 +190,18 @@ $$;
 COMMENT ON FUNCTION visrec._name_argument(integer) IS
     'What a call in a hint has after its table, unless the attachment is the table''s first.';
 
+CREATE FUNCTION visrec._current_name(relation oid, number smallint) RETURNS name
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum = number AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION visrec._current_name(oid, smallint) IS 'A column''s name now; NULL where it is gone.';
+
 CREATE FUNCTION visrec._attach_call(a visrec.attachment) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('SELECT visrec.attach(%L%s);', a.relation, visrec._name_argument(a.id))
+    SELECT CASE WHEN visrec._current_name(a.relation, a.numbers[2]) IS NOT NULL
+        THEN format('SELECT visrec.attach(%L%s);', a.relation, visrec._name_argument(a.id))
+        ELSE format('SELECT visrec.attach(%1$L, image_column => …%2$s); or SELECT visrec.detach(%1$L%2$s);', a.relation,
+            visrec._name_argument(a.id)) END
 $$;
 COMMENT ON FUNCTION visrec._attach_call(visrec.attachment) IS 'The call that brings an attachment up to date, for hints.';
 
@@ -281,10 +290,10 @@ BEGIN
     WHERE a.id = attachment AND f.sound AND EXISTS (
         SELECT FROM pg_index AS x WHERE x.indrelid = a.relation AND x.indisprimary AND x.indnkeyatts = 1 AND x.indkey[0] = a.numbers[1]);
     IF n.id IS NULL THEN
-        PERFORM visrec._raise_problem(a) FROM visrec.attachment AS a WHERE a.id = attachment;
         IF missing_ok THEN
             RETURN NULL;
         END IF;
+        PERFORM visrec._raise_problem(a) FROM visrec.attachment AS a WHERE a.id = attachment;
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = format('attachment %s does not exist', attachment),
             DETAIL = 'Its table was detached, or restored without the data of visrec.attachment.',
@@ -296,13 +305,35 @@ END
 $$;
 COMMENT ON FUNCTION visrec._resolve(integer, boolean) IS
     'An attachment''s names as they are now. Renamed columns are found by their numbers; any other change is an error '
-    'that says what to call. missing_ok: NULL, not an error, if there is no such attachment.';
+    'that says what to call. missing_ok: NULL, not an error.';
 
-CREATE FUNCTION visrec._current_name(relation oid, number smallint) RETURNS name
+CREATE FUNCTION visrec._numbers(relation oid, columns name[]) RETURNS smallint[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum = number AND NOT a.attisdropped
+    SELECT ARRAY(
+        SELECT coalesce(f.attnum, 0) FROM unnest(columns) WITH ORDINALITY AS c (name, n)
+        LEFT JOIN pg_attribute AS f ON f.attrelid = relation AND f.attname = c.name AND NOT f.attisdropped
+        ORDER BY c.n)
 $$;
-COMMENT ON FUNCTION visrec._current_name(oid, smallint) IS 'A column''s name now; NULL where it is gone.';
+COMMENT ON FUNCTION visrec._numbers(oid, name[]) IS 'The numbers of columns; 0 for one that does not exist.';
+
+CREATE FUNCTION visrec._current_events(a visrec.attachment) RETURNS name[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT array_agg(coalesce(visrec._current_name((a).events, c.number), c.name) ORDER BY c.n)
+    FROM unnest((a).event_columns, (a).event_numbers) WITH ORDINALITY AS c (name, number, n)
+$$;
+COMMENT ON FUNCTION visrec._current_events(visrec.attachment) IS
+    'The columns of an attachment''s table of events by their names now; one that is gone by the name it had.';
+
+CREATE FUNCTION visrec._events_problem(a visrec.attachment) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN a.events IS NULL THEN NULL
+        WHEN NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = a.events) THEN 'the table of events does not exist'
+        ELSE (SELECT format('column "%s" of the table of events no longer exists', min(c.name))
+              FROM unnest(a.event_columns, a.event_numbers) AS c (name, number)
+              WHERE c.name IS NOT NULL AND visrec._current_name(a.events, c.number) IS NULL HAVING count(*) > 0) END
+$$;
+COMMENT ON FUNCTION visrec._events_problem(visrec.attachment) IS
+    'What changed in the table of events, so that visrec.attach_events must be called again; NULL if nothing did.';
 
 CREATE VIEW visrec.attached AS
 SELECT a.relation, a.name,
@@ -312,11 +343,11 @@ SELECT a.relation, a.name,
        a.model, a.fingerprint, a.mode, a.on_error,
        ARRAY(SELECT visrec._current_name(a.relation, s.number) FROM pg_catalog.unnest(a.numbers[5:]) WITH ORDINALITY AS s (number, n)
              ORDER BY s.n) AS show_columns,
-       a.index_method, a.index_metric, a.events, visrec._problem(a) AS problem
+       a.index_method, a.index_metric, a.events, coalesce(visrec._problem(a), visrec._events_problem(a)) AS problem
 FROM visrec.attachment AS a;
 COMMENT ON VIEW visrec.attached IS
     'The attached tables, a line for each attachment, and what each was attached with. name: what its functions are named '
-    'after. problem: what changed since, so that visrec.attach must be called again; NULL if nothing did.';
+    'after. problem: what changed since, so that visrec.attach or visrec.attach_events must be called again; NULL if nothing did.';
 GRANT SELECT ON visrec.attached TO PUBLIC;
 
 -- The gate to visrec.attachment ----------------------------------------------------------------
@@ -346,10 +377,8 @@ BEGIN
         END IF;
     END IF;
     -- By their names: in a restored dump the numbers are those of another table.
-    NEW.numbers := ARRAY(
-        SELECT coalesce(f.attnum, 0) FROM unnest(NEW.columns) WITH ORDINALITY AS c (name, n)
-        LEFT JOIN pg_attribute AS f ON f.attrelid = NEW.relation AND f.attname = c.name AND NOT f.attisdropped
-        ORDER BY c.n);
+    NEW.numbers := visrec._numbers(NEW.relation, NEW.columns);
+    NEW.event_numbers := CASE WHEN NEW.events IS NOT NULL THEN visrec._numbers(NEW.events, NEW.event_columns) END;
     -- In a restore the primary key comes after the data.
     NEW.operators := coalesce(nullif(visrec._key_operators(NEW.relation, NEW.numbers[1]), '{}'), NEW.operators);
     NEW.weights := visrec._weights(NEW.fingerprint);

@@ -25,14 +25,17 @@ CREATE FUNCTION visrec._checked(answer jsonb, message text DEFAULT NULL) RETURNS
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     error jsonb := CASE WHEN answer ? 'missing' THEN visrec._missing_package() ELSE answer -> 'error' END;
-    -- With a message of the caller's, the package's own is the detail.
-    detail text := CASE WHEN message IS NOT NULL THEN
-        concat_ws(': ', 'Image "' || (error ->> 'image') || '"', error ->> 'message') || '.' END;
+    detail text;
 BEGIN
     IF error IS NULL OR error = 'null' THEN
         RETURN answer;
     ELSIF error ->> 'sqlstate' = '57014' THEN       -- a cancel, or statement_timeout: in the server's own words
         RAISE query_canceled USING MESSAGE = error ->> 'message';
+    ELSIF message IS NOT NULL THEN      -- the package's own is the detail
+        detail := concat_ws(': ', 'Image "' || (error ->> 'image') || '"', error ->> 'message') || '.';
+    ELSIF error ->> 'image' IS NOT NULL THEN
+        message := format('could not embed image "%s"', error ->> 'image');
+        detail := (error ->> 'message') || '.';
     END IF;
     PERFORM visrec._raise(error ->> 'sqlstate', coalesce(message, error ->> 'message'), upper(left(detail, 1)) || substr(detail, 2),
         error ->> 'hint');
@@ -41,7 +44,7 @@ END
 $$;
 COMMENT ON FUNCTION visrec._checked(jsonb, text) IS
     'Returns what the Python package answered, or raises the error that it reports: with its own message, or with the given '
-    'message and its own as the detail.';
+    'message, or one that names the image, and its own as the detail.';
 
 CREATE FUNCTION visrec._settings() RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

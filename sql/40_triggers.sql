@@ -16,7 +16,7 @@ DECLARE
     new_keys pg_catalog.text[];
 BEGIN
     IF n.id IS NULL THEN
-        PERFORM visrec._warn_unattached(TG_RELID, TG_LEVEL, TG_OP);
+        PERFORM visrec._cannot_embed(%1$s, TG_RELID, TG_LEVEL, TG_OP);
         RETURN NEW;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         EXECUTE visrec._inserted_keys(n, TG_RELID) INTO keys;
@@ -135,10 +135,25 @@ $$;
 COMMENT ON FUNCTION visrec._check_caller(visrec._names, oid) IS
     'Raises an error if the trigger function is called for a table that is neither the attached one nor a partition of it.';
 
-CREATE FUNCTION visrec._warn_unattached(relation regclass, level text, operation text) RETURNS void
+CREATE FUNCTION visrec._cannot_embed(attachment integer, relation regclass, level text, operation text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    a visrec.attachment;
+    problem text;
 BEGIN
-    IF level = 'STATEMENT' AND operation <> 'TRUNCATE' THEN
+    SELECT r.* INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
+    IF operation = 'TRUNCATE' THEN
+        PERFORM visrec._forget_failures(attachment);
+    ELSIF a.id IS NOT NULL AND (operation = 'UPDATE' AND visrec._current_name(a.relation, a.numbers[3]) IS NOT NULL
+                                OR operation = 'INSERT' AND a.on_error = 'raise') THEN
+        PERFORM visrec._raise_problem(a);       -- an UPDATE would leave the vector of another picture
+    ELSIF level = 'STATEMENT' AND a.id IS NOT NULL THEN
+        problem := visrec._problem(a);
+        RAISE WARNING USING
+            MESSAGE = format('rows of table "%s" are kept without a vector', visrec._label(relation)),
+            DETAIL = format('The table has changed since it was attached: %s.', problem),
+            HINT = visrec._attach_call(a);
+    ELSIF level = 'STATEMENT' THEN
         RAISE WARNING USING
             MESSAGE = format('table "%s" has visrec''s triggers and is not attached; its rows are kept without a vector',
                 visrec._label(relation)),
@@ -147,8 +162,9 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._warn_unattached(regclass, text, text) IS
-    'Warns, once a statement that may bring images, where a dump brought triggers without their attachment.';
+COMMENT ON FUNCTION visrec._cannot_embed(integer, regclass, text, text) IS
+    'What an attachment''s trigger does where the attachment is gone, or the table has changed: a WARNING, once a statement; an error '
+    'for an UPDATE of images that have vectors, and where on_error is raise.';
 
 CREATE FUNCTION visrec._inserted_keys(n visrec._names, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -86,6 +86,8 @@ BEGIN
             (arguments ->> 'strict')::boolean)::text);
     WHEN 'sample' THEN
         RETURN visrec._sample(n);
+    WHEN 'take_stale' THEN
+        RETURN visrec._take_stale(n, visrec._schemas(arguments));
     WHEN 'foreign' THEN
         RETURN visrec._has_foreign(n, (arguments ->> 'unknown')::boolean);
     WHEN 'tidy' THEN

@@ -211,7 +211,8 @@ BEGIN
     END LOOP;
     IF changed > 0 THEN
         RAISE NOTICE USING
-            MESSAGE = format('%s images of table "%s" have changed', changed, visrec._label(relation)),
+            MESSAGE = format(CASE changed WHEN 1 THEN '%s image of table "%s" has changed' ELSE '%s images of table "%s" have changed' END,
+                changed, visrec._label(relation)),
             HINT = format('CALL visrec.backfill(%L%s);', relation, visrec._name_argument(attachment));
     END IF;
     RETURN changed;

@@ -202,6 +202,12 @@ BEGIN
     END LOOP;
     FOREACH unused IN ARRAY before LOOP
         IF unused <> ALL (made) AND EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = unused) THEN
+            IF visrec._events_problem(a) IS NOT NULL THEN
+                RAISE WARNING USING
+                    MESSAGE = format('function %s is dropped', unused),
+                    DETAIL = format('It needs what was dropped: %s.', visrec._events_problem(a)),
+                    HINT = format('SELECT visrec.attach_events(%L, …);', a.relation);
+            END IF;
             EXECUTE format('DROP FUNCTION %s', unused);
         END IF;
     END LOOP;

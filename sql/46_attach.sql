@@ -77,7 +77,9 @@ BEGIN
         ELSIF wanted::text IN (SELECT visrec._reserved_names()) THEN
             RAISE invalid_parameter_value USING
                 MESSAGE = format('column "%s" cannot be shown', wanted),
-                DETAIL = 'The search functions have an argument or a result of this name.';
+                DETAIL = 'The search functions have an argument or a result of this name.',
+                HINT = format('Join the table to show it. These names cannot be shown: %s.',
+                    (SELECT string_agg(r, ', ' ORDER BY r) FROM visrec._reserved_names() AS r));
         END IF;
     END LOOP;
     IF cardinality(shown) <> (SELECT count(DISTINCT s) FROM unnest(shown) AS s) THEN
@@ -199,6 +201,7 @@ BEGIN
     INTO a.columns, a.types
     FROM unnest(a.columns, a.numbers, a.types) WITH ORDINALITY AS c (name, number, type, n)
     LEFT JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = c.number AND NOT f.attisdropped;
+    a.event_columns := visrec._current_events(a);
     RETURN a;
 END
 $$;
@@ -222,6 +225,23 @@ $$;
 COMMENT ON FUNCTION visrec._next_id() IS 'An id for a new attachment.';
 REVOKE ALL ON FUNCTION visrec._next_id() FROM PUBLIC;
 
+CREATE FUNCTION visrec._still_shown(a visrec.attachment) RETURNS name[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    reserved name := (SELECT min(c.name) FROM unnest(a.columns[5:]) AS c (name) WHERE c.name::text IN (SELECT visrec._reserved_names()));
+BEGIN
+    IF reserved IS NOT NULL THEN
+        RAISE WARNING USING
+            MESSAGE = format('column "%s" of table "%s" is no longer shown', reserved, visrec._label(a.relation)),
+            DETAIL = 'The search functions have an argument or a result of this name.';
+    END IF;
+    RETURN ARRAY(SELECT c.name FROM unnest(a.columns[5:], a.numbers[5:]) WITH ORDINALITY AS c (name, number, n)
+        WHERE visrec._current_name(a.relation, c.number) IS NOT NULL AND c.name::text NOT IN (SELECT visrec._reserved_names()) ORDER BY c.n);
+END
+$$;
+COMMENT ON FUNCTION visrec._still_shown(visrec.attachment) IS
+    'Of the shown columns, by their names now, those that can still be shown: they exist, and are not named as an argument.';
+
 CREATE FUNCTION visrec._wanted(relation regclass, image_column name, vector_column name, model visrec.model, mode text,
     on_error text, show_columns name[], name name, before visrec.attachment) RETURNS visrec.attachment
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -234,9 +254,7 @@ BEGIN
     a.name := coalesce(name, before.name, (SELECT c.relname FROM pg_class AS c WHERE c.oid = relation));
     a.columns := ARRAY[visrec._check_table(relation), coalesce(image_column, a.columns[2], 'image_path'), vector,
         CASE WHEN vector = a.columns[3] THEN a.columns[4] ELSE visrec._fitted_name('', vector, a.id, '_source') END]
-        -- Those that were dropped are shown no more.
-        || coalesce(show_columns, ARRAY(SELECT c.name FROM unnest(a.columns[5:], a.numbers[5:]) WITH ORDINALITY AS c (name, number, n)
-            WHERE visrec._current_name(relation, c.number) IS NOT NULL ORDER BY c.n), '{}');
+        || coalesce(show_columns, visrec._still_shown(a), '{}');
     a.model := model.name;
     a.fingerprint := model.fingerprint;
     a.mode := coalesce(mode, before.mode, 'sync');
@@ -253,11 +271,15 @@ BEGIN
         a.index_method := 'hnsw';
         a.index_metric := 'cosine';
     END IF;
-    IF a.mode <> 'sync' OR a.on_error NOT IN ('record', 'raise') THEN
+    IF a.on_error NOT IN ('record', 'raise') THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('invalid value for on_error: "%s"', a.on_error),
+            HINT = 'Valid values are "record" and "raise".';
+    ELSIF a.mode <> 'sync' THEN
         RAISE USING
             ERRCODE = CASE a.mode WHEN 'queue' THEN 'feature_not_supported' ELSE 'invalid_parameter_value' END,
-            MESSAGE = format('cannot attach with mode "%s" and on_error "%s"', a.mode, a.on_error),
-            HINT = 'The mode must be "sync", and on_error must be "record" or "raise".';
+            MESSAGE = format('invalid value for mode: "%s"', a.mode),
+            HINT = 'The only mode is "sync".';
     END IF;
     RETURN a;
 END
@@ -350,6 +372,7 @@ BEGIN
     PERFORM visrec._make_shells(a, shells);
     PERFORM visrec._make_index(visrec._resolve(a.id));
     PERFORM visrec._make_mark_index(a);
+    PERFORM visrec._take_others(a, before, path);
     due := visrec._call(a.id, 'count_due');
     IF due > 0 THEN
         RAISE NOTICE USING
@@ -399,6 +422,48 @@ END
 $$;
 COMMENT ON FUNCTION visrec._check_vectors(visrec.attachment, visrec.attachment) IS
     'Raises an error if the column has vectors of another model.';
+
+CREATE FUNCTION visrec._take_others(a visrec.attachment, before visrec.attachment, path name[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    taken bigint;
+BEGIN
+    IF before.numbers[2] = a.numbers[2] THEN
+        RETURN;
+    ELSIF before.columns[3] <> a.columns[3] THEN
+        RAISE NOTICE USING
+            MESSAGE = format('attachment "%s" now embeds column "%s"', a.name, a.columns[2]),
+            DETAIL = format('Columns "%s" and "%s" stay as they are, and are no longer kept current.', before.columns[3], before.columns[4]),
+            HINT = 'To embed both, attach with another name.';
+    END IF;
+    taken := visrec._call(a.id, 'take_stale', jsonb_build_object('schemas', coalesce(path, '{}')));
+    IF taken > 0 THEN
+        RAISE NOTICE USING
+            MESSAGE = format(CASE taken WHEN 1 THEN '%s row of table "%s" had the vector of another image'
+                ELSE '%s rows of table "%s" had the vectors of other images' END, taken, visrec._label(a.relation)),
+            DETAIL = 'These vectors were removed.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._take_others(visrec.attachment, visrec.attachment, name[]) IS
+    'Removes vectors of other images, where nobody has kept them current: after detach, or with another image column.';
+
+CREATE FUNCTION visrec._take_stale(n visrec._names, schemas name[]) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    taken bigint;
+BEGIN
+    PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
+    -- Also those of rows that have no image any more.
+    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL WHERE %4$s OR t.%3$s[1] IS NOT NULL AND NOT %5$s',
+        n."table", n.vector, n.source, n.stale, n.has_image);
+    GET DIAGNOSTICS taken = ROW_COUNT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    RETURN pg_catalog.to_jsonb(taken);
+END
+$$;
+COMMENT ON FUNCTION visrec._take_stale(visrec._names, name[]) IS
+    'Removes the vectors of other images than the rows have; returns how many.';
 
 CREATE FUNCTION visrec._has_foreign(n visrec._names, unknown boolean) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

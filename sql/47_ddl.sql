@@ -24,6 +24,10 @@ BEGIN
         END LOOP;
         DELETE FROM visrec.attachment AS r WHERE r.id = a.id;
     END LOOP;
+    -- A table of events. Whoever named it may hold the line locked: then it stays, and says what it lacks.
+    UPDATE visrec.attachment AS r SET events = NULL, event_columns = NULL WHERE r.id = ANY (ARRAY(
+        SELECT e.id FROM pg_event_trigger_dropped_objects() AS d JOIN visrec.attachment AS e ON e.events = d.objid
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 FOR UPDATE OF e SKIP LOCKED));
 END
 $$;
 COMMENT ON FUNCTION visrec._forget_dropped() IS
@@ -101,6 +105,7 @@ BEGIN
         SELECT r.* FROM visrec.attachment AS r
         WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d JOIN pg_class AS c ON c.oid = r.relation
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                         OR d.classid = 'pg_class'::regclass AND d.objid = r.events
                          OR d.classid IN ('pg_namespace'::regclass, 'pg_extension'::regclass)
                          OR d.classid = 'pg_type'::regclass AND d.objid = ANY (r.types::oid[])
                          OR d.classid = 'pg_trigger'::regclass AND EXISTS (
@@ -122,19 +127,30 @@ BEGIN
         BEGIN
             PERFORM visrec._widen_trigger(now);
             CONTINUE WHEN TG_TAG = 'CREATE TRIGGER';
-            -- Attach would grant the owner what it lacks, which nobody asked for here.
-            IF TG_TAG = 'ALTER TABLE'
-                AND ((now.columns, now.types) IS DISTINCT FROM (a.columns, a.types) OR visrec._problem(a) IS NOT NULL)
-                AND visrec._may_embed((SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation))
-            THEN
-                PERFORM visrec._attach(a.relation, NULL, NULL, NULL, NULL, NULL, NULL, a.name, NULL);
-            END IF;
-            -- The planned searches have names of the table and of types in them, which this writes anew.
-            IF TG_TAG <> 'ALTER TABLE' OR EXISTS (
+            -- The planned searches have names of the table, its columns and types in them, which this writes anew.
+            IF TG_TAG <> 'ALTER TABLE' OR now.columns <> a.columns OR EXISTS (
                 SELECT FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_similar_' || a.id
                     AND strpos(p.prosrc, a.relation || ' AS t') = 0)
             THEN
-                UPDATE visrec.own_attachment AS o SET relation = o.relation WHERE o.id = a.id;
+                UPDATE visrec.own_attachment AS o SET relation = o.relation, columns = now.columns, event_columns = now.event_columns
+                WHERE o.id = a.id;
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            NULL;       -- what follows says why
+        END;
+        BEGIN
+            -- Attach would grant the owner what it lacks, and add a column of vectors that was dropped: nobody asked for that.
+            IF TG_TAG = 'ALTER TABLE'
+                AND ((now.columns, now.types, now.event_columns) IS DISTINCT FROM (a.columns, a.types, a.event_columns)
+                    OR visrec._problem(a) IS NOT NULL)
+                AND visrec._may_embed((SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation))
+            THEN
+                IF visrec._current_name(a.relation, a.numbers[2]) IS NULL OR visrec._current_name(a.relation, a.numbers[3]) IS NULL
+                    OR visrec._current_name(a.relation, a.numbers[4]) IS NULL
+                THEN
+                    RAISE object_not_in_prerequisite_state USING MESSAGE = visrec._problem(a);
+                END IF;
+                PERFORM visrec._attach(a.relation, NULL, NULL, NULL, NULL, NULL, NULL, a.name, NULL);
             END IF;
         EXCEPTION WHEN OTHERS THEN
             RAISE WARNING USING

@@ -22,7 +22,8 @@ BEGIN
         IF held.name IS NULL THEN
             RAISE undefined_column USING
                 MESSAGE = format('column "%s" of table "%s" does not exist', columns[place], visrec._label(relation)),
-                HINT = visrec._columns_hint(relation);
+                HINT = format('Name it: SELECT visrec.attach_events(…, %s => …); %s',
+                    ('{user_column,item_column,weight_column,at_column}'::text[])[place], visrec._columns_hint(relation));
         ELSIF held.equals IS NULL THEN
             RAISE datatype_mismatch USING
                 MESSAGE = format('cannot use column "%s" because type %s has no order', columns[place], held.type);
@@ -53,7 +54,7 @@ BEGIN
         RAISE invalid_parameter_value USING
             MESSAGE = format('history must be at least 1, not %s', coalesce(most::text, 'NULL'));
     END IF;
-    SELECT r.* INTO e FROM visrec.attachment AS a, visrec._event_names(a.events, a.event_columns) AS r WHERE a.id = attachment;
+    SELECT r.* INTO e FROM visrec.attachment AS a, visrec._event_names(a.events, visrec._current_events(a)) AS r WHERE a.id = attachment;
     -- An item counts by its latest event; those without a weight, or of weight 0, are only seen.
     EXECUTE format($query$
         WITH latest AS (

@@ -152,7 +152,7 @@ def test_bytes_changed_in_the_middle_are_found_by_recheck(raw):
     assert heard == [
         (
             "NOTICE",
-            '1 images of table "public.raw" have changed',
+            '1 image of table "public.raw" has changed',
             "CALL visrec.backfill('public.raw');",
         ),
     ]
@@ -465,8 +465,14 @@ def test_a_shown_column_that_is_dropped_is_shown_no_more(home, paths):
 
 @pytest.mark.parametrize("gone", GONE)
 def test_what_is_gone_is_said_where_it_is_missed(home, paths, gone):
-    """In INSERT, in searches and in coverage; with the call that mends it."""
+    """In searches, in coverage, and in INSERT, whose rows are kept; with the call that mends it."""
     statement, detail = GONE[gone]
+    mends = "SELECT visrec.attach('home.posts');"
+    if gone == "image":
+        mends = (
+            "SELECT visrec.attach('home.posts', image_column => …);"
+            " or SELECT visrec.detach('home.posts');"
+        )
     try:
         home.execute(statement)
     except psycopg.errors.DependentObjectsStillExist:  # a trigger names it
@@ -478,9 +484,6 @@ def test_what_is_gone_is_said_where_it_is_missed(home, paths, gone):
         "SELECT visrec.retry('home.posts')",
         "CALL visrec.backfill('home.posts')",
         "SELECT * FROM visrec.recall('home.posts')",
-        "INSERT INTO home.posts (category) VALUES ('x')"
-        if gone == "key"
-        else "INSERT INTO home.posts (id) VALUES (77)",
     ]
     for call in calls:
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as raised:
@@ -488,12 +491,23 @@ def test_what_is_gone_is_said_where_it_is_missed(home, paths, gone):
         diag = raised.value.diag
         assert diag.message_primary == 'table "home.posts" has changed since it was attached', call
         assert diag.message_detail.startswith(detail)
-        assert diag.message_hint == "SELECT visrec.attach('home.posts');"
+        assert diag.message_hint == mends
     heard = notices(home)
     assert home.execute("SELECT * FROM visrec.coverage('home.posts')").fetchall() == []
-    assert [(severity, hint) for severity, _, hint in heard] == [
-        ("WARNING", "SELECT visrec.attach('home.posts');")
+    column = "category" if gone == "key" else "id"
+    home.execute(f"INSERT INTO home.posts ({column}) VALUES ('77')")
+    assert heard == [
+        ("WARNING", 'table "home.posts" has changed since it was attached', mends),
+        ("WARNING", 'rows of table "home.posts" are kept without a vector', mends),
     ]
+    if gone != "image":
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+            home.execute("UPDATE home.posts SET image_path = 'other'")
+    home.execute("DELETE FROM home.posts WHERE category = '77'")
+    home.execute("UPDATE visrec.attachment SET on_error = 'raise'")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        home.execute(f"INSERT INTO home.posts ({column}) VALUES ('78')")
+    home.execute("UPDATE visrec.attachment SET on_error = 'record'")
     image = "image_path"
     if gone == "shown":
         home.execute("SELECT visrec.attach('home.posts', show_columns => '{}')")
@@ -512,8 +526,16 @@ def test_what_is_gone_is_said_where_it_is_missed(home, paths, gone):
 
 @pytest.mark.parametrize("column", ["content_vector", "content_vector_source"])
 def test_a_dropped_column_of_vectors_comes_back_empty(home, paths, column):
-    """Nobody but detach takes an attachment's columns away; no vector without its source counts."""
+    """When attach is called again, and not before; no vector without its source counts."""
+    heard = notices(home)
     home.execute(f"ALTER TABLE home.posts DROP COLUMN {column} CASCADE")
+    assert [hint for severity, _, hint in heard if severity == "WARNING"] == [
+        "SELECT visrec.attach('home.posts');"
+    ]
+    assert problem(home, "home.posts") == [f'column "{column}" no longer exists']
+    home.execute("INSERT INTO home.posts VALUES (5, %s)", (paths[4],))
+    home.execute("DELETE FROM home.posts WHERE id = 5")
+    home.execute("SELECT visrec.attach('home.posts')")
     assert problem(home, "home.posts") == [None]
     if column == "content_vector":
         states = coverage(home, "home.posts")
@@ -528,6 +550,99 @@ def test_a_dropped_column_of_vectors_comes_back_empty(home, paths, column):
         " AND attname LIKE 'content%' AND NOT attisdropped"
     )
     assert left.fetchone() == (0,)
+
+
+def test_detached_and_attached_again_no_row_has_the_vector_of_another_picture(posts, paths):
+    insert(posts, paths[:4])
+    posts.execute("SELECT visrec.detach('posts')")
+    posts.execute("UPDATE posts SET image_path = %s WHERE id = 2", (paths[9],))
+    posts.execute("UPDATE posts SET image_path = NULL WHERE id = 3")
+    heard = notices(posts)
+    posts.execute("SET client_min_messages = notice")
+    posts.execute("SELECT visrec.attach('posts', model => 'pixels')")
+    assert [text for _, text, _ in heard] == [
+        '2 rows of table "public.posts" had the vectors of other images',
+        '1 row of table "public.posts" has an image but no vector',
+    ]
+    assert coverage(posts) == {"embedded": 2, "pending": 1, "no_image": 1}
+    assert [id for id, *_ in posts.execute("SELECT * FROM similar_posts(1)")] == [4]
+    assert wrong_vectors(posts) == 0
+
+
+def test_a_shown_column_that_gets_a_reserved_name_is_shown_no_more(home, paths):
+    heard = notices(home)
+    home.execute("ALTER TABLE home.posts RENAME title TO strict")
+    assert [text for severity, text, _ in heard if severity == "WARNING"] == [
+        'column "strict" of table "home.posts" is no longer shown'
+    ]
+    assert problem(home, "home.posts") == [None]
+    assert home.execute("SELECT * FROM home.similar_posts(1)").fetchone()[2] in paths
+    works(home, paths, "home.posts")
+
+
+def test_a_view_of_a_search_keeps_the_old_names_and_works(home, paths):
+    home.execute("CREATE VIEW alike AS SELECT s.* FROM home.similar_posts(1) AS s")
+    home.execute("ALTER TABLE home.posts RENAME image_path TO file")
+    assert len(home.execute("SELECT * FROM alike").fetchall()) == 2
+    assert len(home.execute("SELECT * FROM home.recommend_posts('{1}')").fetchall()) == 2
+    home.execute("INSERT INTO home.posts (id, file) VALUES (77, %s)", (paths[5],))
+    home.execute("DROP VIEW alike")
+    home.execute("SELECT visrec.attach('home.posts')")
+    works(home, paths, "home.posts", image="file")
+
+
+@pytest.fixture
+def events(home):
+    home.execute("CREATE TABLE home.likes (who text, post int, weight real, at timestamptz)")
+    home.execute("INSERT INTO home.likes VALUES ('ann', 1, 1, now())")
+    home.execute(
+        "SELECT visrec.attach_events('home.posts', 'home.likes', user_column => 'who',"
+        " item_column => 'post')"
+    )
+    return home
+
+
+def recommended(db):
+    return sorted(id for id, *_ in db.execute("SELECT * FROM home.recommend_posts_for('ann')"))
+
+
+def test_events_are_followed_when_they_are_renamed(events):
+    assert recommended(events) == [2, 3]
+    for statement in (
+        "ALTER TABLE home.likes RENAME who TO name",
+        "ALTER TABLE home.likes RENAME post TO item",
+        "ALTER TABLE home.likes RENAME at TO moment",
+        "ALTER TABLE home.likes RENAME TO hearts",
+        "ALTER TABLE home.posts DROP COLUMN title",
+        "ALTER TABLE home.hearts ALTER name TYPE varchar(20)",
+        "SELECT visrec.attach('home.posts')",
+    ):
+        events.execute(statement)
+        assert problem(events, "home.posts") == [None], statement
+        assert recommended(events) == [2, 3], statement
+
+
+def test_a_dropped_column_of_events_is_said(events):
+    events.execute("ALTER TABLE home.likes DROP COLUMN who")
+    gone = 'column "who" of the table of events no longer exists'
+    assert problem(events, "home.posts") == [gone]
+    with pytest.raises(psycopg.errors.UndefinedColumn) as raised:
+        recommended(events)
+    assert "user_column => …" in raised.value.diag.message_hint
+    assert coverage(events, "home.posts") == {"embedded": 3, "failed": 1}
+    heard = notices(events)
+    events.execute("ALTER TABLE home.posts DROP COLUMN title")
+    assert [hint for severity, _, hint in heard if severity == "WARNING"] == [
+        "SELECT visrec.attach_events('home.posts', …);"
+    ]
+
+
+def test_a_dropped_table_of_events_is_forgotten(events):
+    events.execute("DROP TABLE home.likes")
+    assert events.execute("SELECT events, problem FROM visrec.attached").fetchall() == [(None, None)]
+    with pytest.raises(psycopg.errors.UndefinedTable) as raised:
+        recommended(events)
+    assert "visrec.attach_events" in raised.value.diag.message_hint
 
 
 # Attaching again ---------------------------------------------------------------------------------
@@ -565,15 +680,21 @@ def test_attaching_again_changes_only_what_is_named(posts, paths):
     assert list(settings(posts)) == expected
 
 
-def test_a_second_image_column_for_the_same_attachment_makes_the_vectors_stale(posts, paths):
-    """Not silently: coverage says it, and backfill embeds the other column."""
+def test_a_second_image_column_for_the_same_attachment_takes_the_vectors_away(posts, paths):
+    """They are of the first column's pictures. Not silently; and backfill embeds the other column."""
     insert(posts, paths[:3])
     posts.execute("ALTER TABLE posts ADD COLUMN back text")
     posts.execute("UPDATE posts SET back = %s", (paths[9],))
     heard = notices(posts)
     posts.execute("SELECT visrec.attach('posts', image_column => 'back')")
-    assert [hint for _, _, hint in heard] == ["CALL visrec.backfill('public.posts');"]
-    assert coverage(posts) == {"stale": 3}
+    assert [(text, hint) for _, text, hint in heard] == [
+        ('3 rows of table "public.posts" had the vectors of other images', None),
+        (
+            '3 rows of table "public.posts" have an image but no vector',
+            "CALL visrec.backfill('public.posts');",
+        ),
+    ]
+    assert coverage(posts) == {"pending": 3}
     posts.execute("CALL visrec.backfill('posts')")
     assert coverage(posts) == {"embedded": 3}
     posts.execute("UPDATE posts SET image_path = 'nowhere'")  # which means nothing any more

@@ -40,7 +40,8 @@ def embed(
             raise result
         return {"embedding": result.vector}
     except errors.VisrecError as error:
-        return {"error": session.described(error, path)}
+        of_image = isinstance(error, errors.ImageError)
+        return {"error": session.described(error, path if of_image else None)}
 
 
 @session.entry_point
