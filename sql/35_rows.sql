@@ -122,6 +122,8 @@ CREATE FUNCTION visrec._embed_rows(n visrec._names, keys text[], schemas name[],
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rows integer := cardinality(keys);
+    strangers text;
+    giving text := coalesce(current_setting('visrec.giving', true), '');
     raises boolean := may_raise AND n.on_error = 'raise';
     outcome jsonb;
     failure jsonb;
@@ -147,9 +149,21 @@ BEGIN
             HINT = format('The owner can call: CALL visrec.backfill(%L%s);', n.relation::regclass, visrec._name_argument(n.id));
         RETURN;
     END IF;
+    strangers := visrec._strangers_code(n.relation, n.key_oid, true);
+    IF strangers IS NOT NULL THEN
+        RAISE WARNING USING
+            ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('rows of table "%s" are kept without a vector', visrec._label(n.relation)),
+            DETAIL = format('To write vectors would run code of a stranger as the table''s owner: %s.', strangers),
+            HINT = format('Drop it, or give what it calls to the table''s owner; then: CALL visrec.backfill(%L%s);',
+                n.relation::regclass, visrec._name_argument(n.id));
+        RETURN;
+    END IF;
+    PERFORM set_config('visrec.giving', n.id::text, true);
     PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
     outcome := visrec._python_embed_rows(n::pg_catalog.text, keys, raises, lock);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM set_config('visrec.giving', giving, true);
     IF outcome ? 'missing' THEN
         failure := visrec._missing_package();
         PERFORM visrec._record_outcome(n.id, keys, array_fill(failure ->> 'code', ARRAY[rows]),

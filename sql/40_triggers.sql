@@ -23,7 +23,15 @@ BEGIN
         PERFORM visrec._embed_rows(n, keys, pg_catalog.current_schemas(false));
     ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
         RETURN pg_catalog.jsonb_populate_record(NEW, visrec._mark(n, TG_RELID));
+    ELSIF TG_NAME OPERATOR(pg_catalog.=) 'visrec_%1$s_late' THEN
+        EXECUTE visrec._row_key(n, TG_RELID) INTO keys USING NEW;
+        PERFORM visrec._mark_late(n, keys, pg_catalog.current_schemas(false));
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND TG_LEVEL OPERATOR(pg_catalog.=) 'STATEMENT' THEN
+        IF TG_NAME OPERATOR(pg_catalog.=) 'visrec_%1$s_later'
+            AND pg_catalog.current_setting('visrec.giving', true) OPERATOR(pg_catalog.=) '%1$s'
+        THEN        -- visrec writes, and a trigger changed the image meanwhile: each time, perhaps
+            RETURN NULL;
+        END IF;
         PERFORM visrec._embed_rows(n, visrec._marked_keys(n, TG_RELID), pg_catalog.current_schemas(false));
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
         PERFORM visrec._forget_failures(%1$s);
@@ -218,6 +226,20 @@ END
 $$;
 COMMENT ON FUNCTION visrec._marked_keys(visrec._names, oid) IS 'The keys of the rows whose image this statement changed.';
 
+CREATE FUNCTION visrec._mark_late(n visrec._names, keys text[], schemas name[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM visrec._raise_strangers_code(n.relation, n.key_oid, true);
+    PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
+    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = ARRAY[NULL, $2] WHERE t.%4$s %5$s ANY (($1)::%6$s[])',
+        n."table", n.vector, n.source, n.key, n.equals, n.key_type)
+    USING keys, pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+END
+$$;
+COMMENT ON FUNCTION visrec._mark_late(visrec._names, text[], name[]) IS
+    'Takes the vectors from rows whose image a trigger changed after visrec''s BEFORE trigger, or without it, and marks them.';
+
 CREATE FUNCTION visrec._row_key(n visrec._names, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -247,19 +269,17 @@ $$;
 COMMENT ON FUNCTION visrec._image_sources(regclass, smallint) IS
     'The columns whose change changes the image: the image column, or those that a generated one is made of.';
 
-CREATE FUNCTION visrec._watches_all(a visrec.attachment) RETURNS boolean
+CREATE FUNCTION visrec._watches_all(relation regclass) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    -- To compare images themselves would read them all; a generated column no trigger can change.
-    SELECT visrec._base_type(a.types[2]) <> 'bytea'::regtype AND visrec._image_sources(a.relation, a.numbers[2]) = a.columns[2:2]
-        AND EXISTS (
-            SELECT FROM (SELECT a.relation::oid AS oid UNION SELECT p.relid FROM pg_partition_tree(a.relation) AS p) AS r
-            JOIN pg_trigger AS t ON t.tgrelid = r.oid JOIN pg_proc AS p ON p.oid = t.tgfoid
-            WHERE t.tgtype & 19 = 19        -- for each row, before, on update
-              AND NOT (p.pronamespace = 'visrec'::regnamespace AND p.proname ~ '^_trigger_[0-9]{1,9}$'))
+    SELECT EXISTS (
+        SELECT FROM (SELECT relation::oid AS oid UNION SELECT p.relid FROM pg_partition_tree(relation) AS p) AS r
+        JOIN pg_trigger AS t ON t.tgrelid = r.oid JOIN pg_proc AS p ON p.oid = t.tgfoid
+        WHERE t.tgtype & 19 = 19        -- for each row, before, on update
+          AND NOT (p.pronamespace = 'visrec'::regnamespace AND p.proname ~ '^_trigger_[0-9]{1,9}$'))
 $$;
-COMMENT ON FUNCTION visrec._watches_all(visrec.attachment) IS
-    'Whether every UPDATE of the table is looked at, not only those that name the image column: a BEFORE trigger of the user''s '
-    'may change a path in any of them. Without one, other UPDATEs pay nothing.';
+COMMENT ON FUNCTION visrec._watches_all(regclass) IS
+    'Whether every UPDATE of the table is looked at, not only those that name the image column: a BEFORE trigger of its users'' may '
+    'change the image in any of them. Without one, other UPDATEs pay nothing.';
 
 CREATE FUNCTION visrec._trigger_definitions(a visrec.attachment) RETURNS TABLE (name name, definition text, pins boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -271,11 +291,11 @@ DECLARE
     -- mean every UPDATE, visrec's own too: with a BEFORE trigger all generated columns are computed anew.)
     sources name[] := visrec._image_sources(a.relation, a.numbers[2]);
     updated text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(sources) AS c);
-    before text := 'BEFORE UPDATE' || CASE WHEN visrec._watches_all(a) THEN '' ELSE ' OF ' || updated END;
     changed text := (
         SELECT CASE WHEN bool_and(visrec._comparison(f.atttypid, 3) IS NOT NULL)
             THEN format('WHEN (%s) ', string_agg(format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', f.attname), ' OR ')) ELSE '' END
         FROM pg_attribute AS f WHERE f.attrelid = a.relation AND f.attname = ANY (sources) AND NOT f.attisdropped);
+    watched boolean := visrec._watches_all(a.relation);
 BEGIN
     -- The one BEFORE trigger comes after the user's, which may change the image: triggers fire in the order of their names.
     RETURN QUERY
@@ -283,7 +303,7 @@ BEGIN
         '_trigger_' || a.id), t.pins
     FROM (VALUES
         (format('visrec_%s_insert', a.id), 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT', false),
-        (format('~visrec_%s_image', a.id), before, 'FOR EACH ROW ' || changed, true),
+        (format('~visrec_%s_image', a.id), format('BEFORE UPDATE OF %s', updated), 'FOR EACH ROW ' || changed, true),
         (format('visrec_%s_update', a.id), format('AFTER UPDATE OF %s', updated), 'FOR EACH STATEMENT', true),
         -- Rows that may have failed are those without a vector: others cost a look at the condition.
         (format('visrec_%s_delete', a.id), 'AFTER DELETE',
@@ -291,8 +311,14 @@ BEGIN
         -- Whether the key changed is asked of its text: 0 and -0 are equal.
         (format('visrec_%s_key', a.id), format('AFTER UPDATE OF %s', key),
          format('FOR EACH ROW WHEN (OLD.%s IS NULL AND OLD.%s IS NOT NULL)', vector, image), true),
-        (format('visrec_%s_truncate', a.id), 'AFTER TRUNCATE', 'FOR EACH STATEMENT', false)
-    ) AS t (name, event, rest, pins);
+        (format('visrec_%s_truncate', a.id), 'AFTER TRUNCATE', 'FOR EACH STATEMENT', false),
+        -- Where a user's BEFORE trigger changed the image, and the one above did not see it. This compares images themselves.
+        (CASE WHEN watched THEN format('visrec_%s_late', a.id) END, 'AFTER UPDATE',
+         format('FOR EACH ROW WHEN (OLD.%1$s IS DISTINCT FROM NEW.%1$s AND NOT (NEW.%2$s IS NULL AND NEW.%3$I IS NOT NULL))',
+             image, vector, a.columns[4]), true),
+        (CASE WHEN watched THEN format('visrec_%s_later', a.id) END, 'AFTER UPDATE', 'FOR EACH STATEMENT', false)
+    ) AS t (name, event, rest, pins)
+    WHERE t.name IS NOT NULL;
 END
 $$;
 COMMENT ON FUNCTION visrec._trigger_definitions(visrec.attachment) IS
@@ -324,26 +350,20 @@ END
 $$;
 COMMENT ON FUNCTION visrec._make_triggers(visrec.attachment) IS 'Makes those of an attachment''s triggers that are missing.';
 
-CREATE FUNCTION visrec._widen_trigger(a visrec.attachment) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION visrec._watch_all(attachment integer) RETURNS void
+-- As the extension's owner: who makes a trigger need not own the table. What is made follows from the attachment alone.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t record;
+    a visrec.attachment := (SELECT visrec._as_now(r) FROM visrec.attachment AS r WHERE r.id = attachment);
 BEGIN
-    FOR t IN SELECT d.name, d.definition, p.tgenabled FROM visrec._trigger_definitions(a) AS d
-             JOIN pg_trigger AS p ON p.tgrelid = a.relation AND p.tgname = d.name
-             WHERE p.tgtype & 19 = 19 AND cardinality(p.tgattr::smallint[]) > 0 AND visrec._watches_all(a) LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', t.name, a.relation);
-        EXECUTE t.definition;
-        EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION visrec', t.name, a.relation);
-        IF t.tgenabled <> 'O' THEN
-            EXECUTE format('ALTER TABLE %s %s TRIGGER %I', a.relation,
-                CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'DISABLE' END, t.name);
-        END IF;
-    END LOOP;
+    -- A dump that is being restored makes its triggers by itself.
+    IF visrec._watches_all(a.relation)
+        AND (SELECT count(*) FROM visrec._our_triggers(a.relation) AS o WHERE o.attachment = a.id) = 6 THEN
+        PERFORM visrec._make_triggers(a);
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._widen_trigger(visrec.attachment) IS
-    'Makes the BEFORE trigger anew where it must look at every UPDATE now: see visrec._watches_all.';
+COMMENT ON FUNCTION visrec._watch_all(integer) IS 'Makes the triggers that look at every UPDATE, where visrec._watches_all.';
 
 CREATE FUNCTION visrec._drop_triggers(relation regclass, attachment integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

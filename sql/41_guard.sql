@@ -49,6 +49,66 @@ $$;
 COMMENT ON FUNCTION visrec._check_session(jsonb, oid) IS
     'Raises an error, which ends the transaction and with it what was left, if the session is not as it was before.';
 
+CREATE FUNCTION visrec._strangers_code(relation oid, key_type oid, writes boolean) RETURNS text
+-- Asked at every INSERT: one statement, planned once a session.
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    tables oid[] := ARRAY[relation];
+BEGIN
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = relation AND c.relkind = 'p') THEN
+        tables := ARRAY(SELECT p.relid FROM pg_partition_tree(relation) AS p);
+    END IF;
+    RETURN (
+        WITH code (class, object, what) AS (
+            SELECT 'pg_trigger'::regclass, t.oid, format('trigger "%s"', t.tgname) FROM pg_trigger AS t
+            WHERE writes AND t.tgrelid = ANY (tables) AND NOT t.tgisinternal
+            UNION ALL SELECT 'pg_constraint', c.oid, format('constraint "%s"', c.conname) FROM pg_constraint AS c
+            WHERE writes AND c.conrelid = ANY (tables) AND c.contype = 'c'
+            UNION ALL SELECT 'pg_attrdef', d.oid, format('generated column "%s"', a.attname) FROM pg_attrdef AS d
+            JOIN pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated <> ''
+            WHERE writes AND d.adrelid = ANY (tables)
+            UNION ALL SELECT 'pg_class', x.indexrelid, format('index "%s"', x.indexrelid::regclass) FROM pg_index AS x
+            WHERE writes AND x.indrelid = ANY (tables) AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL)
+            UNION ALL SELECT 'pg_rewrite', r.oid, format('rule "%s"', r.rulename) FROM pg_rewrite AS r
+            WHERE writes AND r.ev_class = ANY (tables)
+            UNION ALL SELECT 'pg_policy', p.oid, format('policy "%s"', p.polname) FROM pg_policy AS p
+            JOIN pg_class AS c ON c.oid = p.polrelid AND c.relforcerowsecurity WHERE p.polrelid = ANY (tables)
+        ), owned (what, owner) AS (
+            SELECT format('partition "%s"', c.relname), c.relowner FROM pg_class AS c WHERE c.oid = ANY (tables) AND c.oid <> relation
+            UNION ALL SELECT format('type "%s"', t.typname), t.typowner FROM pg_type AS t
+            WHERE key_type >= 10000 AND t.oid IN (key_type, visrec._base_type(key_type))
+            -- What PostgreSQL comes with is not in pg_depend, and belongs to a superuser.
+            UNION ALL SELECT c.what, coalesce(p.proowner, o.oprowner, t.typowner) FROM code AS c
+            JOIN pg_depend AS d ON d.classid = c.class AND d.objid = c.object
+            LEFT JOIN pg_operator AS o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+            LEFT JOIN pg_proc AS p ON p.oid = CASE d.refclassid WHEN 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
+            LEFT JOIN pg_type AS t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+        )
+        -- Trusted are superusers, and who may become the owner.
+        SELECT format('%s depends on role "%s"', w.what, r.rolname)
+        FROM owned AS w JOIN pg_roles AS r ON r.oid = w.owner
+        WHERE NOT (r.rolsuper OR pg_has_role(r.oid, current_user, 'MEMBER')) LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION visrec._strangers_code(oid, oid, boolean) IS
+    'What of the table would run code of a role that the current role, the table''s owner, does not trust, if the owner read the '
+    'table (or wrote a vector to it: writes): a trigger made with the TRIGGER privilege, say. NULL if nothing would.';
+
+CREATE FUNCTION visrec._raise_strangers_code(relation oid, key_type oid, writes boolean) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found text := visrec._strangers_code(relation, key_type, writes);
+BEGIN
+    IF found IS NOT NULL THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('table "%s" would run code of a stranger as its owner', visrec._label(relation)),
+            DETAIL = upper(left(found, 1)) || substr(found, 2) || '.',
+            HINT = 'Drop it, or give what it calls to the table''s owner.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._raise_strangers_code(oid, oid, boolean) IS 'Raises an error for what visrec._strangers_code finds.';
+
 CREATE FUNCTION visrec._has_code(relation oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid

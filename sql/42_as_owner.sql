@@ -59,6 +59,7 @@ BEGIN
             MESSAGE = format('function visrec._table_%s does not run as the owner of table "%s"', attachment, visrec._label(n.relation)),
             HINT = (SELECT visrec._attach_call(a) FROM visrec.attachment AS a WHERE a.id = attachment);
     END IF;
+    PERFORM visrec._raise_strangers_code(n.relation, n.key_oid, task IN ('batch', 'retry', 'tidy', 'take_stale', 'recheck'));
     CASE task
     WHEN 'coverage' THEN
         RETURN jsonb_object_agg(s.state, s.rows) FROM visrec._count_states(attachment) AS s;
@@ -99,10 +100,12 @@ BEGIN
     WHEN 'recheck' THEN
         RETURN visrec._find_changed(n, arguments ->> 'after');
     WHEN 'batch' THEN
+        PERFORM set_config('visrec.giving', n.id::text, true);
         PERFORM set_config('search_path', visrec._safe_path(visrec._schemas(arguments) || n.path), true);
         result := visrec._python_backfill_batch(n::pg_catalog.text, arguments ->> 'after', (arguments ->> 'size')::integer,
             (arguments ->> 'following')::integer);
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM set_config('visrec.giving', '', true);
         RETURN result;
     END CASE;
 END

@@ -43,17 +43,33 @@ COMMENT ON COLUMN visrec.failure.code IS
     'missing, outside_roots, unreadable, too_large, bomb, timeout, truncated, not_an_image or encoder_unavailable';
 GRANT SELECT ON visrec.failure TO PUBLIC;
 
--- A query of this view runs the policies of each table it finds, so none must find those of tables it does not name.
+-- Whether a row is seen is asked of its table, whose policies run as whoever asks: so of one attachment, which is named first.
 CREATE VIEW visrec.visible_failed_row WITH (security_barrier) AS
-SELECT f.* FROM visrec.failed_row AS f WHERE visrec._sees_failure(f.attachment, f.row_id, true);
-COMMENT ON VIEW visrec.visible_failed_row IS 'What visrec.failures and visrec.coverage read, of one attachment at a time.';
+SELECT f.* FROM visrec.failed_row AS f
+WHERE CASE WHEN f.attachment::text = pg_catalog.current_setting('visrec.looks_at', true)
+    THEN visrec._sees_failure(f.attachment, f.row_id, true) ELSE false END;
+COMMENT ON VIEW visrec.visible_failed_row IS
+    'What visrec.failures and visrec.coverage read: the failures of the one attachment that visrec._look_at named.';
 GRANT SELECT ON visrec.visible_failed_row TO PUBLIC;
+
+CREATE FUNCTION visrec._look_at(attachment integer) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('visrec.looks_at', attachment::text, true);
+END
+$$;
+COMMENT ON FUNCTION visrec._look_at(integer) IS 'Names the attachment that visrec.visible_failed_row shows.';
 
 CREATE FUNCTION visrec.failures(relation regclass, name name DEFAULT NULL) RETURNS TABLE (row_id text, image text, code text,
     message text, attempts integer, first_try timestamptz, last_try timestamptz)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT f.row_id, f.image, f.code, f.message, f.attempts, f.first_try, f.last_try
-    FROM visrec.visible_failed_row AS f WHERE f.attachment = visrec._find($1, $2) ORDER BY f.last_try, f.row_id
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    attachment integer := visrec._find(relation, name);
+BEGIN
+    PERFORM visrec._look_at(attachment);
+    RETURN QUERY SELECT f.row_id, f.image, f.code, f.message, f.attempts, f.first_try, f.last_try
+        FROM visrec.visible_failed_row AS f ORDER BY f.last_try, f.row_id;
+END
 $$;
 COMMENT ON FUNCTION visrec.failures(regclass, name) IS
     'The rows of an attached table whose image gave no vector, and why, as far as the current role sees the rows.';
@@ -65,6 +81,7 @@ LANGUAGE plpgsql STABLE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n visrec._names := visrec._resolve(attachment);
 BEGIN
+    PERFORM visrec._look_at(attachment);
     RETURN QUERY EXECUTE format($query$
         SELECT s.state, count(r.state)
         FROM (VALUES (1, 'embedded'), (2, 'pending'), (3, 'failed'), (4, 'no_image'), (5, 'stale')) AS s (place, state)

@@ -99,11 +99,14 @@ BEGIN
                CASE WHEN l.prefix <> 'similar_' THEN format(E'\n    AS r (%s)', l.row) END),
            format(l.meaning, visrec._label(a.relation))
     FROM listed AS l, LATERAL (
-        SELECT replace(replace(string_agg(replace(u.argument, ' = ', ' DEFAULT '), ', ' ORDER BY u.n), '@key', key),
-                   '@user', coalesce(user_type, '')) AS declared,
-               replace(replace(coalesce(string_agg(regexp_replace(split_part(u.argument, ' = ', 1), '^\S+ ', ''), ', ' ORDER BY u.n), ''),
-                   '@key', key), '@user', coalesce(user_type, '')) AS types
-        FROM unnest(l.arguments) WITH ORDINALITY AS u (argument, n)
+        SELECT string_agg(concat_ws(' ', split_part(u.argument, ' ', 1), t.type,
+                   'DEFAULT ' || nullif(split_part(u.argument, ' = ', 2), '')), ', ' ORDER BY u.n) AS declared,
+               coalesce(string_agg(t.type, ', ' ORDER BY u.n), '') AS types
+        FROM unnest(l.arguments) WITH ORDINALITY AS u (argument, n),
+            regexp_replace(split_part(u.argument, ' = ', 1), '^\S+ ', '') AS w (type),
+            -- Not replaced within a text that has the other's name in it already.
+            LATERAL (SELECT CASE w.type WHEN '@key' THEN key WHEN '@key[]' THEN key || '[]' WHEN '@user' THEN user_type
+                ELSE w.type END) AS t (type)
     ) AS p;
 END
 $$;
@@ -120,7 +123,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.oid::regprocedure, p.proname, p.pronamespace, p.proacl
     FROM (SELECT DISTINCT visrec._object_name(a, s.prefix, s.suffix) AS name FROM visrec._shell_list() AS s) AS s
     JOIN pg_proc AS p ON p.proname = s.name
-    WHERE pg_has_role(p.proowner, 'USAGE') AND (
+    WHERE pg_has_role(p.proowner, 'USAGE') AND NOT p.prosecdef AND p.proconfig IS NULL
+        AND p.prolang = (SELECT l.oid FROM pg_language AS l WHERE l.lanname = 'sql') AND (
         -- A copy of the text, of a role that has nothing to do with the table, is not visrec's.
         visrec._shell_digest(p.proname, p.prosrc) = ANY ((a).shells)
             AND (p.proowner = (SELECT c.relowner FROM pg_class AS c WHERE c.oid = (a).relation)
@@ -136,6 +140,20 @@ $$;
 COMMENT ON FUNCTION visrec._written_shells(visrec.attachment) IS
     'The shells of an attachment that exist: the functions whose text is what attach wrote, and those of the table''s owner '
     'that call an attachment that does not exist.';
+
+CREATE FUNCTION visrec._drop_shell(shell regprocedure) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('DROP FUNCTION %s', shell);
+EXCEPTION WHEN dependent_objects_still_exist THEN
+    -- Anybody who may call it may have made a view of it.
+    EXECUTE format('ALTER FUNCTION %s RENAME TO %I', shell, 'visrec_unused_' || shell::oid);
+    RAISE WARNING USING
+        MESSAGE = format('function %s is now named visrec_unused_%s, because other objects depend on it', shell, shell::oid),
+        HINT = 'Drop it, with what depends on it: it is not kept current.';
+END
+$$;
+COMMENT ON FUNCTION visrec._drop_shell(regprocedure) IS 'Drops a shell; one that others depend on steps aside.';
 
 CREATE FUNCTION visrec._make_shell(a visrec.attachment, before regprocedure[], shell record) RETURNS regprocedure
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -166,7 +184,7 @@ BEGIN
             RAISE;
         END IF;
         acl := (SELECT p.proacl FROM pg_proc AS p WHERE p.oid = made);
-        EXECUTE format('DROP FUNCTION %s', made);
+        PERFORM visrec._drop_shell(made);
         EXECUTE statement;
         made := to_regprocedure(format('%s(%s)', full_name, shell.types));
         IF acl IS NOT NULL THEN
@@ -208,7 +226,7 @@ BEGIN
                     DETAIL = format('It needs what was dropped: %s.', visrec._events_problem(a)),
                     HINT = format('SELECT visrec.attach_events(%L, …);', a.relation);
             END IF;
-            EXECUTE format('DROP FUNCTION %s', unused);
+            PERFORM visrec._drop_shell(unused);
         END IF;
     END LOOP;
     UPDATE visrec.own_attachment AS o SET shells = ARRAY(SELECT visrec._shell_digest(s.name, s.body) FROM visrec._shells(a) AS s)
@@ -224,7 +242,7 @@ DECLARE
     shell regprocedure;
 BEGIN
     FOR shell IN SELECT w.function FROM visrec._written_shells(a) AS w LOOP
-        EXECUTE format('DROP FUNCTION %s', shell);
+        PERFORM visrec._drop_shell(shell);
     END LOOP;
 END
 $$;

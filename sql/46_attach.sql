@@ -262,6 +262,19 @@ BEGIN
     a.index_method := coalesce(before.index_method, 'hnsw');
     a.index_metric := coalesce(before.index_metric, 'cosine');
     a.shells := coalesce(before.shells, '{}');
+    IF EXISTS (
+        SELECT FROM pg_proc AS p JOIN pg_class AS c ON c.oid = relation AND c.relowner <> p.proowner
+        JOIN pg_class AS e ON e.oid = a.events AND NOT pg_has_role(e.relowner, c.relowner, 'MEMBER')
+        WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_table_' || a.id)
+        AND NOT (SELECT r.rolsuper FROM pg_class AS e JOIN pg_roles AS r ON r.oid = e.relowner WHERE e.oid = a.events)
+    THEN
+        RAISE WARNING USING
+            MESSAGE = format('table "%s" no longer has a table of events', visrec._label(relation)),
+            DETAIL = format('"%s" belongs to another role than the table''s new owner.', visrec._label(a.events)),
+            HINT = format('SELECT visrec.attach_events(%L, %L);', relation, a.events);
+        a.events := NULL;
+        a.event_columns := NULL;
+    END IF;
     IF a.components IS NOT NULL AND before.fingerprint <> model.fingerprint THEN
         RAISE NOTICE USING
             MESSAGE = format('the index of table "%s" is no longer reduced', visrec._label(relation)),

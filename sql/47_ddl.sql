@@ -61,17 +61,24 @@ CREATE FUNCTION visrec._release(schemas name[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t record;
+    states jsonb := '{}';
 BEGIN
+    IF current_setting('visrec.released', true) = 'busy' THEN       -- within what visrec._follow_table does
+        RETURN;
+    END IF;
     PERFORM set_config('visrec.released', '', true);
     FOR t IN
-        SELECT a.id, a.relation, d.name FROM visrec.attachment AS a
+        SELECT a.id, a.relation, d.name, (SELECT g.tgenabled FROM pg_trigger AS g WHERE g.tgrelid = a.relation AND g.tgname = d.name)
+            AS enabled FROM visrec.attachment AS a
         CROSS JOIN LATERAL visrec._trigger_definitions(visrec._as_now(a)) AS d
         JOIN LATERAL visrec._our_triggers(a.relation) AS o ON o.name = d.name
         WHERE visrec._may_change(a.relation, schemas) AND d.pins
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation);
         PERFORM set_config('visrec.released', concat_ws(',', nullif(current_setting('visrec.released', true), ''), t.id), true);
+        states := states || jsonb_build_object(t.name, t.enabled);
     END LOOP;
+    PERFORM set_config('visrec.released_states', states::text, true);
 EXCEPTION WHEN OTHERS THEN
     NULL;       -- the ALTER TABLE itself says what is wrong
 END
@@ -100,19 +107,24 @@ DECLARE
     now visrec.attachment;
     released text[] := CASE WHEN TG_TAG = 'ALTER TABLE' THEN string_to_array(current_setting('visrec.released', true), ',') END;
     required boolean := false;      -- what is done now must succeed: the table would be without triggers
+    state record;
 BEGIN
+    IF released = '{busy}' THEN
+        RETURN;
+    END IF;
+    PERFORM set_config('visrec.released', 'busy', true);
     FOR a IN
         SELECT r.* FROM visrec.attachment AS r
         WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d JOIN pg_class AS c ON c.oid = r.relation
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                          OR d.classid = 'pg_class'::regclass AND d.objid = r.events
-                         OR d.classid IN ('pg_namespace'::regclass, 'pg_extension'::regclass)
                          OR d.classid = 'pg_type'::regclass AND d.objid = ANY (r.types::oid[])
-                         OR d.classid = 'pg_trigger'::regclass AND EXISTS (
-                            SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-                            WHERE t.oid = d.objid AND p.pronamespace <> 'visrec'::regnamespace
-                                AND (t.tgrelid = c.oid OR EXISTS (
-                                    SELECT FROM pg_partition_ancestors(t.tgrelid) AS p WHERE p.relid = c.oid))))
+                         OR d.classid = 'pg_namespace'::regclass AND (d.objid = c.relnamespace OR EXISTS (
+                            SELECT FROM pg_type AS t WHERE t.oid = ANY (r.types::oid[]) AND t.typnamespace = d.objid))
+                         OR d.classid = 'pg_extension'::regclass AND EXISTS (
+                            SELECT FROM pg_extension AS e WHERE e.oid = d.objid AND (e.extname = 'visrec' OR EXISTS (
+                                SELECT FROM pg_depend AS m WHERE m.classid = 'pg_type'::regclass AND m.objid = ANY (r.types::oid[])
+                                    AND m.refclassid = 'pg_extension'::regclass AND m.refobjid = d.objid AND m.deptype = 'e'))))
               AND visrec._owns(r.relation)
            OR r.id::text = ANY (released) AND visrec._owns(r.relation)
     LOOP
@@ -122,11 +134,18 @@ BEGIN
         IF a.id::text = ANY (released) THEN
             required := true;
             PERFORM visrec._make_triggers(now);
+            FOR state IN
+                SELECT o.name, s.value FROM visrec._our_triggers(a.relation) AS o
+                JOIN jsonb_each_text(current_setting('visrec.released_states')::jsonb) AS s ON s.key = o.name
+                WHERE o.attachment = a.id AND s.value <> 'O'
+            LOOP
+                EXECUTE format('ALTER TABLE %s %s TRIGGER %I', a.relation,
+                    CASE state.value WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'DISABLE' END, state.name);
+            END LOOP;
             required := false;
         END IF;
         BEGIN
-            PERFORM visrec._widen_trigger(now);
-            CONTINUE WHEN TG_TAG = 'CREATE TRIGGER';
+            PERFORM visrec._watch_all(a.id);        -- a partition may have come
             -- The planned searches have names of the table, its columns and types in them, which this writes anew.
             IF TG_TAG <> 'ALTER TABLE' OR now.columns <> a.columns OR EXISTS (
                 SELECT FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_similar_' || a.id
@@ -142,7 +161,7 @@ BEGIN
             -- Attach would grant the owner what it lacks, and add a column of vectors that was dropped: nobody asked for that.
             IF TG_TAG = 'ALTER TABLE'
                 AND ((now.columns, now.types, now.event_columns) IS DISTINCT FROM (a.columns, a.types, a.event_columns)
-                    OR visrec._problem(a) IS NOT NULL)
+                    OR visrec._problem(a, false) IS NOT NULL)     -- in a restore, its triggers come one by one
                 AND visrec._may_embed((SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation))
             THEN
                 IF visrec._current_name(a.relation, a.numbers[2]) IS NULL OR visrec._current_name(a.relation, a.numbers[3]) IS NULL
@@ -158,6 +177,7 @@ BEGIN
                 HINT = visrec._attach_call(a);
         END;
     END LOOP;
+    PERFORM set_config('visrec.released', '', true);
 EXCEPTION WHEN OTHERS THEN
     IF required THEN
         RAISE;
@@ -166,11 +186,37 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 COMMENT ON FUNCTION visrec._follow_table() IS
-    'After ALTER TABLE of an attached table, or of its schema or types, and after CREATE TRIGGER on it: brings its attachments up to '
-    'date, and the triggers back.';
+    'After ALTER TABLE of an attached table, or of its schema or types: brings its attachments up to date, and the triggers back.';
 REVOKE ALL ON FUNCTION visrec._follow_table() FROM PUBLIC;
 
 CREATE EVENT TRIGGER visrec_follow_table ON ddl_command_end
-WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER EXTENSION', 'CREATE TRIGGER')
+WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER EXTENSION')
 EXECUTE FUNCTION visrec._follow_table();
 COMMENT ON EVENT TRIGGER visrec_follow_table IS 'visrec: attachments follow their tables';
+
+CREATE FUNCTION visrec._watch_table() RETURNS event_trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    attachment integer;
+BEGIN
+    FOR attachment IN
+        SELECT a.id FROM pg_event_trigger_ddl_commands() AS d
+        JOIN pg_trigger AS t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+        JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
+        JOIN visrec.attachment AS a ON a.relation = t.tgrelid
+            OR EXISTS (SELECT FROM pg_partition_ancestors(t.tgrelid) AS o WHERE o.relid = a.relation)
+    LOOP
+        PERFORM visrec._watch_all(attachment);
+    END LOOP;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING USING
+        MESSAGE = format('visrec did not follow the statement: %s', SQLERRM),
+        DETAIL = 'Images that the trigger changes keep the vectors that they had.',
+        HINT = 'Drop the trigger and create it again, or call visrec.attach for the table.';
+END
+$$;
+COMMENT ON FUNCTION visrec._watch_table() IS 'After CREATE TRIGGER: see visrec._watch_all.';
+REVOKE ALL ON FUNCTION visrec._watch_table() FROM PUBLIC;
+
+CREATE EVENT TRIGGER visrec_watch_table ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER') EXECUTE FUNCTION visrec._watch_table();
+COMMENT ON EVENT TRIGGER visrec_watch_table IS 'visrec: images that triggers change get new vectors';

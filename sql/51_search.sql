@@ -4,9 +4,11 @@
 CREATE FUNCTION visrec._no_vector(n visrec._names, row_id text, strict boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    reason text := (SELECT format('Its image could not be embedded (%s: %s)', f.code, f.message)
-                    FROM visrec.visible_failed_row AS f WHERE f.attachment = n.id AND f.row_id = _no_vector.row_id);
+    reason text;
 BEGIN
+    PERFORM visrec._look_at(n.id);
+    reason := (SELECT format('Its image could not be embedded (%s: %s)', f.code, f.message)
+               FROM visrec.visible_failed_row AS f WHERE f.attachment = n.id AND f.row_id = _no_vector.row_id);
     PERFORM visrec._nothing(strict, format('row %s of table "%s" has no vector', row_id, visrec._label(n.relation)),
         coalesce(reason, 'It has no image, or its image is not embedded yet') || '.',
         format('SELECT * FROM visrec.coverage(%L%s);', n.relation::regclass, visrec._name_argument(n.id)));

@@ -35,7 +35,11 @@ BEGIN
     IF made.text = head || body THEN        -- to mark it anew would lock the extension until the transaction ends
         RETURN;
     ELSIF NOT starts_with(made.text, head) THEN
-        EXECUTE format('DROP FUNCTION %s', made.function);
+        BEGIN
+            EXECUTE format('DROP FUNCTION %s', made.function);
+        EXCEPTION WHEN dependent_objects_still_exist THEN       -- a view of anybody's: all may call it
+            EXECUTE format('ALTER FUNCTION %s RENAME TO %I', made.function, '_unused_' || made.function::oid);
+        END;
     END IF;
     EXECUTE format('CREATE OR REPLACE FUNCTION visrec.%I(%s) %s AS %L', function_name, arguments, rest, head || body);
     made.function := (SELECT p.oid::regprocedure FROM pg_proc AS p
