@@ -1,5 +1,5 @@
 -- Rows and what becomes of them: read for embedding, written with their vectors, or accounted for as failures.
--- All of this runs as the table's owner, inside a function of the attachment's (see 40_triggers.sql).
+-- All of this runs as the table's owner, inside a function of the attachment's (see 39_functions.sql).
 
 CREATE FUNCTION visrec._row_statements(n visrec._names, OUT rows text, OUT due_rows text, OUT next_rows text,
     OUT image_rows text, OUT give text, OUT take text, OUT same text)

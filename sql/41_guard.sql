@@ -74,7 +74,8 @@ BEGIN
             UNION ALL SELECT 'pg_policy', p.oid, format('policy "%s"', p.polname) FROM pg_policy AS p
             JOIN pg_class AS c ON c.oid = p.polrelid AND c.relforcerowsecurity WHERE p.polrelid = ANY (tables)
         ), owned (what, owner) AS (
-            SELECT format('partition "%s"', c.relname), c.relowner FROM pg_class AS c WHERE c.oid = ANY (tables) AND c.oid <> relation
+            SELECT format('partition "%s"', c.relname), c.relowner FROM pg_class AS c
+            WHERE writes AND c.oid = ANY (tables) AND c.oid <> relation
             UNION ALL SELECT format('type "%s"', t.typname), t.typowner FROM pg_type AS t
             WHERE key_type >= 10000 AND t.oid IN (key_type, visrec._base_type(key_type))
             -- What PostgreSQL comes with is not in pg_depend, and belongs to a superuser.

@@ -219,7 +219,7 @@ BEGIN
         made := made || visrec._make_shell(a, before || made, shell);
     END LOOP;
     FOREACH unused IN ARRAY before LOOP
-        IF unused <> ALL (made) AND EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = unused) THEN
+        IF unused <> ALL (made) AND EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = unused AND p.proname !~ '^visrec_unused_') THEN
             IF visrec._events_problem(a) IS NOT NULL THEN
                 RAISE WARNING USING
                     MESSAGE = format('function %s is dropped', unused),

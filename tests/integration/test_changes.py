@@ -433,9 +433,7 @@ def test_updates_are_looked_at_where_a_trigger_may_change_the_image(db, paths, p
         " AND NOT tgisinternal AND tgname LIKE '%visrec%'"
     )
     assert db.execute(definition).fetchall() == [(False,)]
-    db.execute(
-        "CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
-    )
+    db.execute("CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
     table = "posts" if place == "the table" else "part"
     event = "BEFORE UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION same()"
     db.execute(f"CREATE TRIGGER later AFTER UPDATE ON {table} EXECUTE FUNCTION same()")
@@ -560,7 +558,7 @@ def test_detached_and_attached_again_no_row_has_the_vector_of_another_picture(po
         '1 row of table "public.posts" has an image but no vector',
     ]
     assert coverage(posts) == {"embedded": 2, "pending": 1, "no_image": 1}
-    assert [id for id, *_ in posts.execute("SELECT * FROM similar_posts(1)")] == [4]
+    assert [key for key, *_ in posts.execute("SELECT * FROM similar_posts(1)")] == [4]
     assert wrong_vectors(posts) == 0
 
 
@@ -598,7 +596,7 @@ def events(home):
 
 
 def recommended(db):
-    return sorted(id for id, *_ in db.execute("SELECT * FROM home.recommend_posts_for('ann')"))
+    return sorted(key for key, *_ in db.execute("SELECT * FROM home.recommend_posts_for('ann')"))
 
 
 def test_events_are_followed_when_they_are_renamed(events):
@@ -634,7 +632,9 @@ def test_a_dropped_column_of_events_is_said(events):
 
 def test_a_dropped_table_of_events_is_forgotten(events):
     events.execute("DROP TABLE home.likes")
-    assert events.execute("SELECT events, problem FROM visrec.attached").fetchall() == [(None, None)]
+    assert events.execute("SELECT events, problem FROM visrec.attached").fetchall() == [
+        (None, None)
+    ]
     with pytest.raises(psycopg.errors.UndefinedTable) as raised:
         recommended(events)
     assert "visrec.attach_events" in raised.value.diag.message_hint
@@ -676,7 +676,7 @@ def test_attaching_again_changes_only_what_is_named(posts, paths):
 
 
 def test_a_second_image_column_for_the_same_attachment_takes_the_vectors_away(posts, paths):
-    """They are of the first column's pictures. Not silently; and backfill embeds the other column."""
+    """They are of the first column's pictures. Not silently; backfill embeds the other column."""
     insert(posts, paths[:3])
     posts.execute("ALTER TABLE posts ADD COLUMN back text")
     posts.execute("UPDATE posts SET back = %s", (paths[9],))

@@ -298,3 +298,20 @@ def test_ids_go_on_where_they_were(posts, restore):
     restored.execute("SELECT visrec.attach('other', model => 'pixels')")
     ids = restored.execute("SELECT relation::text, id FROM visrec.attachment").fetchall()
     assert sorted(ids) == [("other", 2), ("posts", 1)]
+
+
+@pytest.mark.parametrize("what", ["zz_touch", "aa_touch", "USER"])
+def test_disabled_triggers(posts, paths, restore, what):
+    """They come between visrec's triggers in the dump."""
+    posts.execute(
+        "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
+    )
+    for name in ("zz_touch", "aa_touch"):
+        posts.execute(
+            f"CREATE TRIGGER {name} BEFORE UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION touch()"
+        )
+    insert(posts, paths[:3])
+    posts.execute(f"ALTER TABLE posts DISABLE TRIGGER {what}")
+    states = "SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'posts'::regclass ORDER BY 1"
+    before = posts.execute(states).fetchall()
+    assert restore().execute(states).fetchall() == before

@@ -68,15 +68,14 @@ BEGIN
     END IF;
     PERFORM set_config('visrec.released', '', true);
     FOR t IN
-        SELECT a.id, a.relation, d.name, (SELECT g.tgenabled FROM pg_trigger AS g WHERE g.tgrelid = a.relation AND g.tgname = d.name)
-            AS enabled FROM visrec.attachment AS a
+        SELECT a.id, a.relation, d.name, visrec._trigger_states(a) AS states FROM visrec.attachment AS a
         CROSS JOIN LATERAL visrec._trigger_definitions(visrec._as_now(a)) AS d
         JOIN LATERAL visrec._our_triggers(a.relation) AS o ON o.name = d.name
         WHERE visrec._may_change(a.relation, schemas) AND d.pins
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation);
         PERFORM set_config('visrec.released', concat_ws(',', nullif(current_setting('visrec.released', true), ''), t.id), true);
-        states := states || jsonb_build_object(t.name, t.enabled);
+        states := t.states || states;       -- of the first time, before any is dropped
     END LOOP;
     PERFORM set_config('visrec.released_states', states::text, true);
 EXCEPTION WHEN OTHERS THEN
@@ -107,7 +106,6 @@ DECLARE
     now visrec.attachment;
     released text[] := CASE WHEN TG_TAG = 'ALTER TABLE' THEN string_to_array(current_setting('visrec.released', true), ',') END;
     required boolean := false;      -- what is done now must succeed: the table would be without triggers
-    state record;
 BEGIN
     IF released = '{busy}' THEN
         RETURN;
@@ -134,14 +132,7 @@ BEGIN
         IF a.id::text = ANY (released) THEN
             required := true;
             PERFORM visrec._make_triggers(now);
-            FOR state IN
-                SELECT o.name, s.value FROM visrec._our_triggers(a.relation) AS o
-                JOIN jsonb_each_text(current_setting('visrec.released_states')::jsonb) AS s ON s.key = o.name
-                WHERE o.attachment = a.id AND s.value <> 'O'
-            LOOP
-                EXECUTE format('ALTER TABLE %s %s TRIGGER %I', a.relation,
-                    CASE state.value WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'DISABLE' END, state.name);
-            END LOOP;
+            PERFORM visrec._set_trigger_states(now, nullif(current_setting('visrec.released_states', true), '')::jsonb);
             required := false;
         END IF;
         BEGIN

@@ -1,150 +1,5 @@
 -- attach and detach. Both run as the caller, whose right to the table is checked; what they make on it belongs to its owner.
 
-CREATE FUNCTION visrec._check_table(relation regclass) RETURNS name
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    class pg_class;
-    label text := visrec._label(relation);
-    keys name[];
-    type oid;
-BEGIN
-    SELECT c.* INTO class FROM pg_class AS c WHERE c.oid = relation;
-    IF relation IS NULL THEN
-        RAISE null_value_not_allowed USING MESSAGE = 'the table must not be null';
-    ELSIF class.oid IS NULL THEN
-        RAISE undefined_table USING MESSAGE = format('relation "%s" does not exist', relation);
-    ELSIF class.relkind NOT IN ('r', 'p') THEN
-        RAISE wrong_object_type USING
-            MESSAGE = format('"%s" is not a table', label),
-            HINT = 'Attach the table that holds the rows.';
-    ELSIF class.relpersistence = 't' THEN
-        RAISE feature_not_supported USING
-            MESSAGE = format('cannot attach temporary table "%s"', class.relname);
-    ELSIF class.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = relation) THEN
-        RAISE feature_not_supported USING
-            MESSAGE = format('cannot attach table "%s" because it has child tables', label),
-            DETAIL = 'Its primary key does not cover the rows of child tables.',
-            HINT = 'Attach the child tables, or use partitions.';
-    END IF;
-    PERFORM visrec._check_owner(relation);
-    SELECT array_agg(a.attname) INTO keys
-    FROM pg_index AS x JOIN pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey[:x.indnkeyatts - 1])
-    WHERE x.indrelid = relation AND x.indisprimary;
-    IF keys IS NULL THEN
-        RAISE invalid_table_definition USING
-            MESSAGE = format('table "%s" has no primary key', label),
-            HINT = format('Add one: ALTER TABLE %s ADD PRIMARY KEY (…);', relation);
-    ELSIF cardinality(keys) > 1 THEN
-        RAISE feature_not_supported USING
-            MESSAGE = format('cannot attach table "%s" because its primary key has %s columns', label, cardinality(keys)),
-            HINT = 'The key must be a single column.';
-    END IF;
-    type := (SELECT a.atttypid FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = keys[1]);
-    IF EXISTS (SELECT FROM pg_type AS t WHERE t.oid = visrec._base_type(type) AND t.typcategory IN ('A', 'C')) THEN
-        RAISE feature_not_supported USING       -- there are no arrays of arrays, and unnest takes records apart
-            MESSAGE = format('cannot attach table "%s" because its primary key is of type %s', label, format_type(type, -1));
-    END IF;
-    RETURN keys[1];
-END
-$$;
-COMMENT ON FUNCTION visrec._check_table(regclass) IS 'The key column of a table; raises an error if the table cannot be attached.';
-
-CREATE FUNCTION visrec._check_columns(relation regclass, columns name[], model text) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    wanted name;
-    shown name[] := columns[2] || columns[5:];
-    dimension integer := (SELECT m.dimension FROM visrec.model AS m WHERE m.name = model);
-    held record;
-BEGIN
-    IF columns[1] IS DISTINCT FROM visrec._check_table(relation) OR cardinality(columns) < 4
-        OR array_position(columns, NULL) IS NOT NULL
-        OR cardinality(columns[:4]) <> (SELECT count(DISTINCT c) FROM unnest(columns[:4]) AS c)
-    THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'the key, the image and the vector must be three different columns',
-            DETAIL = format('The key is "%s", image_column is "%s", vector_column is "%s".', columns[1], columns[2], columns[3]);
-    ELSIF dimension IS NULL THEN
-        RAISE undefined_object USING MESSAGE = format('model "%s" is not registered', model);
-    END IF;
-    FOREACH wanted IN ARRAY shown LOOP
-        IF NOT EXISTS (SELECT FROM pg_attribute AS a
-                       WHERE a.attrelid = relation AND a.attname = wanted AND a.attnum > 0 AND NOT a.attisdropped)
-        THEN
-            RAISE undefined_column USING
-                MESSAGE = format('column "%s" of table "%s" does not exist', wanted, visrec._label(relation)),
-                HINT = visrec._columns_hint(relation);
-        ELSIF wanted::text IN (SELECT visrec._reserved_names()) THEN
-            RAISE invalid_parameter_value USING
-                MESSAGE = format('column "%s" cannot be shown', wanted),
-                DETAIL = 'The search functions have an argument or a result of this name.',
-                HINT = format('Join the table to show it. These names cannot be shown: %s.',
-                    (SELECT string_agg(r, ', ' ORDER BY r) FROM visrec._reserved_names() AS r));
-        END IF;
-    END LOOP;
-    IF cardinality(shown) <> (SELECT count(DISTINCT s) FROM unnest(shown) AS s) THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'show_columns names a column twice',
-            HINT = 'The image column is always shown.';
-    END IF;
-
-    SELECT a.attgenerated, format_type(a.atttypid, a.atttypmod) AS type, visrec._base_type(a.atttypid) AS base INTO held
-    FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = columns[2] AND NOT a.attisdropped;
-    IF held.base NOT IN ('text'::regtype, 'varchar'::regtype, 'bytea'::regtype) THEN
-        RAISE datatype_mismatch USING
-            MESSAGE = format('column "%s" cannot hold images because it is of type %s', columns[2], held.type),
-            HINT = 'An image column is of type text or varchar (a path) or bytea (the image itself).';
-    ELSIF held.attgenerated = 'v' THEN
-        RAISE feature_not_supported USING
-            MESSAGE = format('column "%s" cannot hold images because it is a virtual generated column', columns[2]),
-            HINT = 'Use a stored generated column.';
-    END IF;
-
-    SELECT format_type(a.atttypid, a.atttypmod) AS type, t.typname, t.typnamespace, a.atttypmod, a.attgenerated INTO held
-    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
-    WHERE a.attrelid = relation AND a.attname = columns[3] AND a.attnum > 0 AND NOT a.attisdropped;
-    IF FOUND AND (held.typname <> 'vector' OR held.atttypmod NOT IN (-1, dimension) OR held.attgenerated <> '' OR held.typnamespace <> (
-        SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'vector'))
-    THEN
-        RAISE datatype_mismatch USING
-            MESSAGE = format('column "%s" cannot hold vectors of model "%s" because it is of type %s', columns[3], model, held.type),
-            HINT = format('Name another vector_column; attach adds it as vector(%s).', dimension);
-    END IF;
-
-    SELECT a.attname, format_type(a.atttypid, a.atttypmod) AS type INTO held FROM pg_attribute AS a
-    WHERE a.attrelid = relation AND a.attname = columns[4] AND a.attnum > 0
-      AND NOT a.attisdropped AND (a.atttypid <> 'bigint[]'::regtype OR a.attgenerated <> '');
-    IF FOUND THEN
-        RAISE datatype_mismatch USING
-            MESSAGE = format('column "%s" cannot hold the sources of vectors because it is of type %s', held.attname, held.type),
-            HINT = 'Name another vector_column; attach adds a second column of that name with _source at the end.';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION visrec._check_columns(regclass, name[], text) IS
-    'Raises an error if a column (key, image, vector, source, shown …) cannot be used; those of vectors need not exist yet.';
-
-CREATE FUNCTION visrec._check_name(id integer, relation regclass, name name) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    other visrec.attachment;
-BEGIN
-    IF coalesce(name, '') = '' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'the name of an attachment must not be empty';
-    END IF;
-    SELECT a.* INTO other FROM visrec.attachment AS a JOIN pg_class AS c ON c.oid = a.relation
-    WHERE a.id <> _check_name.id AND a.name = _check_name.name
-      AND c.relnamespace = (SELECT o.relnamespace FROM pg_class AS o WHERE o.oid = _check_name.relation);
-    IF FOUND THEN
-        RAISE duplicate_object USING
-            MESSAGE = format('the functions of table "%s" are already named after "%s"', visrec._label(other.relation), name),
-            HINT = format('Choose another name: SELECT visrec.attach(%L, name => …);', relation);
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION visrec._check_name(integer, regclass, name) IS
-    'Raises an error if another attachment in the table''s schema has the name.';
-
 CREATE FUNCTION visrec._make_columns(relation regclass, vector_column name, source_column name, dimension integer)
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -166,33 +21,6 @@ END
 $$;
 COMMENT ON FUNCTION visrec._make_columns(regclass, name, name, integer) IS
     'Adds the column for the vectors and the one that says what each was made of, where they are missing.';
-
-CREATE FUNCTION visrec._use_model(wanted text) RETURNS visrec.model
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    registered visrec.model;
-    directory text;
-BEGIN
-    SELECT m.* INTO registered FROM visrec.model AS m WHERE m.name = wanted;
-    IF FOUND THEN
-        RETURN registered;
-    END IF;
-    -- A model that an administrator fetched is registered the first time an administrator uses it.
-    IF has_function_privilege('visrec.register_model(text, text)', 'EXECUTE') THEN
-        SELECT s.value || '/' || wanted INTO directory FROM visrec.setting AS s WHERE s.name = 'model_directory';
-        IF wanted !~ '[/:]' AND (pg_stat_file(directory, true)).isdir THEN
-            RETURN visrec._register_model(wanted, NULL);
-        END IF;
-    END IF;
-    RAISE undefined_object USING
-        MESSAGE = format('model "%s" is not registered', wanted),
-        DETAIL = 'Registered: ' || (SELECT string_agg(m.name, ', ' ORDER BY m.name) FROM visrec.model AS m) || '.',
-        HINT = format('An administrator fetches it on the server (visrec model pull %s) and registers it '
-            '(SELECT visrec.register_model(%L);). The model "pixels" needs no weights.', wanted, wanted);
-END
-$$;
-COMMENT ON FUNCTION visrec._use_model(text) IS 'A registered model, or an error that says how to get it.';
-REVOKE ALL ON FUNCTION visrec._use_model(text) FROM PUBLIC;
 
 CREATE FUNCTION visrec._as_now(a visrec.attachment) RETURNS visrec.attachment
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -330,24 +158,6 @@ $$;
 COMMENT ON FUNCTION visrec._write_attachment(visrec.attachment) IS
     'Writes an attachment, as its table''s owner may, and with it the functions in schema visrec.';
 
-CREATE FUNCTION visrec._check_vector_column(a visrec.attachment) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    other name := (SELECT o.name FROM visrec.attachment AS o WHERE o.relation = a.relation AND o.id <> a.id
-                   AND (a.columns[3] = visrec._current_name(o.relation, o.numbers[3])
-                        OR a.columns[4] = visrec._current_name(o.relation, o.numbers[4])));
-BEGIN
-    IF other IS NOT NULL THEN
-        RAISE duplicate_object USING
-            MESSAGE = format('column "%s" already holds the vectors of attachment "%s"', a.columns[3], other),
-            HINT = format('For another image or model, name another vector_column. To rename the functions: SELECT '
-                'visrec.detach(%1$L, name => %2$L); SELECT visrec.attach(%1$L, name => %3$L);', a.relation, other, a.name);
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION visrec._check_vector_column(visrec.attachment) IS
-    'Raises an error if another attachment of the table has the same column for its vectors.';
-
 CREATE FUNCTION visrec._attach(relation regclass, image_column name, vector_column name, model text, mode text, on_error text,
     show_columns name[], name name, path name[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -357,6 +167,7 @@ DECLARE
     a visrec.attachment;
     due bigint;
     shells regprocedure[];
+    states jsonb;
 BEGIN
     PERFORM visrec._check_table(relation);
     SELECT * INTO before FROM visrec.attachment AS r
@@ -380,8 +191,10 @@ BEGIN
         END;
     END IF;
     PERFORM visrec._check_vectors(a, before);
+    states := visrec._trigger_states(a);
     PERFORM visrec._drop_triggers(relation, a.id);
     PERFORM visrec._make_triggers(a);
+    PERFORM visrec._set_trigger_states(a, states);
     PERFORM visrec._make_shells(a, shells);
     PERFORM visrec._make_index(visrec._resolve(a.id));
     PERFORM visrec._make_mark_index(a);
@@ -416,25 +229,6 @@ COMMENT ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[]
     'record, no shown columns, and the table''s name. on_error: record (a bad image leaves its row without a vector and a line in '
     'visrec.failure) or raise (it fails the statement). With another name and vector_column, a table has several attachments.';
 REVOKE ALL ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[], name) FROM PUBLIC;
-
-CREATE FUNCTION visrec._check_vectors(a visrec.attachment, before visrec.attachment) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    -- Of another model: by their sources, or, without one, since another made the column's others.
-    IF visrec._call(a.id, 'foreign', jsonb_build_object('unknown', before.columns[3] = a.columns[3]
-            AND before.fingerprint <> a.fingerprint))::boolean
-    THEN
-        RAISE object_not_in_prerequisite_state USING
-            MESSAGE = format('table "%s" has vectors of another model', visrec._label(a.relation)),
-            DETAIL = 'Vectors of different models cannot be compared.',
-            HINT = format('Name another vector_column, or drop the vectors: SELECT visrec.detach(%1$L, drop_vectors => '
-                'true%4$s); or ALTER TABLE %1$s DROP COLUMN %2$I, DROP COLUMN %3$I;', a.relation, a.columns[3], a.columns[4],
-                visrec._name_argument(a.id));
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION visrec._check_vectors(visrec.attachment, visrec.attachment) IS
-    'Raises an error if the column has vectors of another model.';
 
 CREATE FUNCTION visrec._take_others(a visrec.attachment, before visrec.attachment, path name[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -477,19 +271,6 @@ END
 $$;
 COMMENT ON FUNCTION visrec._take_stale(visrec._names, name[]) IS
     'Removes the vectors of other images than the rows have; returns how many.';
-
-CREATE FUNCTION visrec._has_foreign(n visrec._names, unknown boolean) RETURNS jsonb
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    found boolean;
-BEGIN
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE t.%s IS NOT NULL AND coalesce(t.%s[1] <> 0 AND t.%s[1] >> 32 <> $1, $2))',
-        n."table", n.vector, n.source, n.source) INTO found USING n.weights, coalesce(unknown, false);
-    RETURN to_jsonb(found);
-END
-$$;
-COMMENT ON FUNCTION visrec._has_foreign(visrec._names, boolean) IS
-    'Whether the column has vectors of another model; unknown: whether those without a source count as such.';
 
 CREATE FUNCTION visrec.detach(relation regclass, drop_vectors boolean DEFAULT false, name name DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
