@@ -122,6 +122,7 @@ CREATE FUNCTION visrec._embed_rows(n visrec._names, keys text[], schemas name[],
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rows integer := cardinality(keys);
+    has_code boolean;
     strangers text;
     giving text := coalesce(current_setting('visrec.giving', true), '');
     raises boolean := may_raise AND n.on_error = 'raise';
@@ -140,29 +141,29 @@ BEGIN
             HINT = format('An administrator can allow it: SELECT visrec.grant_access(%L);', quote_ident(current_user));
         RETURN;
     END IF;
-    IF visrec._strangers_temporary(n.relation) THEN
-        RAISE WARNING USING
-            ERRCODE = 'insufficient_privilege',
-            MESSAGE = format('rows of table "%s" are kept without a vector', visrec._label(n.relation)),
-            DETAIL = 'This session has temporary tables of a role that the table''s owner does not trust, and code of the owner''s '
-                'on the table might use them.',
-            HINT = format('The owner can call: CALL visrec.backfill(%L%s);', n.relation::regclass, visrec._name_argument(n.id));
-        RETURN;
+    has_code := visrec._has_code(n.relation, n.key_oid);
+    IF has_code AND visrec._strangers_temporary() THEN
+        strangers := 'this session has temporary tables of a role that the owner does not trust';
+    ELSIF has_code THEN
+        strangers := visrec._strangers_code(n.relation, n.key_oid, true);
     END IF;
-    strangers := visrec._strangers_code(n.relation, n.key_oid, true);
     IF strangers IS NOT NULL THEN
         RAISE WARNING USING
             ERRCODE = 'insufficient_privilege',
             MESSAGE = format('rows of table "%s" are kept without a vector', visrec._label(n.relation)),
-            DETAIL = format('To write vectors would run code of a stranger as the table''s owner: %s.', strangers),
-            HINT = format('Drop it, or give what it calls to the table''s owner; then: CALL visrec.backfill(%L%s);',
-                n.relation::regclass, visrec._name_argument(n.id));
+            DETAIL = format('To write vectors could run code of a stranger as the table''s owner: %s.', strangers),
+            HINT = format('Once that is mended, the owner can call: CALL visrec.backfill(%L%s);', n.relation::regclass,
+                visrec._name_argument(n.id));
         RETURN;
     END IF;
     PERFORM set_config('visrec.giving', n.id::text, true);
-    PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
+    IF has_code THEN        -- which sees this
+        PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
+    END IF;
     outcome := visrec._python_embed_rows(n::pg_catalog.text, keys, raises, lock);
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    IF has_code THEN
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    END IF;
     PERFORM set_config('visrec.giving', giving, true);
     IF outcome ? 'missing' THEN
         failure := visrec._missing_package();

@@ -49,9 +49,30 @@ $$;
 COMMENT ON FUNCTION visrec._check_session(jsonb, oid) IS
     'Raises an error, which ends the transaction and with it what was left, if the session is not as it was before.';
 
+CREATE FUNCTION visrec._has_code(relation oid, key_type oid) RETURNS boolean
+-- Asked at every INSERT: few rows of large catalogs, by their indexes, and planned once a session.
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+DECLARE
+    class pg_class;
+BEGIN
+    SELECT c.* INTO class FROM pg_class AS c WHERE c.oid = relation;
+    RETURN key_type >= 10000 OR class.relkind = 'p' OR class.relforcerowsecurity OR class.relhasrules
+        OR EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
+                   WHERE t.tgrelid = relation AND NOT t.tgisinternal)
+        OR EXISTS (SELECT FROM pg_constraint AS c WHERE c.conrelid = relation AND c.contype = 'c')
+        OR EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attgenerated <> '')
+        OR EXISTS (SELECT FROM pg_index AS x JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid
+                       AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
+                   WHERE x.indrelid = relation AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL));
+END
+$$;
+COMMENT ON FUNCTION visrec._has_code(oid, oid) IS
+    'Whether reading the table, or the write of a vector, may run code that is neither PostgreSQL''s nor visrec''s. Most tables have none.';
+
 CREATE FUNCTION visrec._strangers_code(relation oid, key_type oid, writes boolean) RETURNS text
--- Asked at every INSERT: one statement, planned once a session.
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
     tables oid[] := ARRAY[relation];
 BEGIN
@@ -61,6 +82,7 @@ BEGIN
     RETURN (
         WITH code (class, object, what) AS (
             SELECT 'pg_trigger'::regclass, t.oid, format('trigger "%s"', t.tgname) FROM pg_trigger AS t
+            JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
             WHERE writes AND t.tgrelid = ANY (tables) AND NOT t.tgisinternal
             UNION ALL SELECT 'pg_constraint', c.oid, format('constraint "%s"', c.conname) FROM pg_constraint AS c
             WHERE writes AND c.conrelid = ANY (tables) AND c.contype = 'c'
@@ -98,7 +120,7 @@ COMMENT ON FUNCTION visrec._strangers_code(oid, oid, boolean) IS
 CREATE FUNCTION visrec._raise_strangers_code(relation oid, key_type oid, writes boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    found text := visrec._strangers_code(relation, key_type, writes);
+    found text := CASE WHEN visrec._has_code(relation, key_type) THEN visrec._strangers_code(relation, key_type, writes) END;
 BEGIN
     IF found IS NOT NULL THEN
         RAISE insufficient_privilege USING
@@ -110,25 +132,14 @@ END
 $$;
 COMMENT ON FUNCTION visrec._raise_strangers_code(oid, oid, boolean) IS 'Raises an error for what visrec._strangers_code finds.';
 
-CREATE FUNCTION visrec._has_code(relation oid) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-                   WHERE t.tgrelid = relation AND NOT t.tgisinternal AND p.pronamespace <> 'visrec'::regnamespace)
-        OR EXISTS (SELECT FROM pg_constraint AS c WHERE c.conrelid = relation AND c.contype = 'c')
-        OR EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attgenerated <> '')
-        OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = relation AND (c.relforcerowsecurity OR c.relkind = 'p'))
-$$;
-COMMENT ON FUNCTION visrec._has_code(oid) IS 'Whether the write of a vector may run code of the table''s owner.';
-
-CREATE FUNCTION visrec._strangers_temporary(relation oid) RETURNS boolean
+CREATE FUNCTION visrec._strangers_temporary() RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN pg_my_temp_schema() <> 0 AND EXISTS (
         SELECT FROM pg_type AS t JOIN pg_roles AS r ON r.oid = t.typowner
-        WHERE t.typnamespace = pg_my_temp_schema() AND NOT (r.rolsuper OR pg_has_role(r.oid, current_user, 'MEMBER')))
-        AND visrec._has_code(relation);
+        WHERE t.typnamespace = pg_my_temp_schema() AND NOT (r.rolsuper OR pg_has_role(r.oid, current_user, 'MEMBER')));
 END
 $$;
-COMMENT ON FUNCTION visrec._strangers_temporary(oid) IS
-    'Whether code of the current role, the table''s owner, could find a temporary table of somebody else''s under a name that it '
+COMMENT ON FUNCTION visrec._strangers_temporary() IS
+    'Whether code of the current role, a table''s owner, could find a temporary table of somebody else''s under a name that it '
     'does not qualify: PostgreSQL looks there whatever the search_path.';
