@@ -33,7 +33,7 @@ BEGIN
         RAISE query_canceled USING MESSAGE = error ->> 'message';
     ELSIF message IS NOT NULL THEN      -- the package's own is the detail
         detail := concat_ws(': ', 'Image "' || (error ->> 'image') || '"', error ->> 'message') || '.';
-    ELSIF error ->> 'image' IS NOT NULL THEN
+    ELSIF error ->> 'image' <> '' THEN
         message := format('could not embed image "%s"', error ->> 'image');
         detail := (error ->> 'message') || '.';
     END IF;

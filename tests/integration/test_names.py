@@ -449,7 +449,7 @@ def test_messages_name_objects_in_quotes_once(db):
     assert heard == [
         (
             "NOTICE",
-            '1 rows of table "public.Posts" have an image but no vector',
+            '1 row of table "public.Posts" has an image but no vector',
             "CALL visrec.backfill('public.\"Posts\"');",
         ),
     ]

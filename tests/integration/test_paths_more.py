@@ -58,12 +58,12 @@ def test_empty_bytes_are_an_image_that_is_none(db):
 
 
 def told(posts, path):
-    """What a role that may embed is told of a path: code and message."""
-    try:
+    """What a role that may embed is told of a path: code and reason."""
+    with pytest.raises(psycopg.Error) as raised:
         posts.execute("SELECT visrec.embed_image(%s, 'pixels')", (path,))
-    except psycopg.Error as error:
-        return error.sqlstate, error.diag.message_primary
-    return None
+    diag = raised.value.diag
+    assert diag.message_primary == f'could not embed image "{path}"'
+    return diag.sqlstate, diag.message_detail
 
 
 def test_a_link_out_of_the_roots_does_not_tell_what_is_there(posts, images, tmp_path_factory):
@@ -80,7 +80,7 @@ def test_a_link_out_of_the_roots_does_not_tell_what_is_there(posts, images, tmp_
         *(told(posts, f"{images.name}/root/etc/{name}") for name in [*there, *absent]),
         *(told(posts, f"{images}/link{n}") for n in range(len(there) + len(absent))),
     }
-    assert answers == {("42501", "the path is a link that leads out of image_roots")}
+    assert answers == {("42501", "The path is a link that leads out of image_roots.")}
 
 
 def test_links_within_the_roots_lead_where_they_should(posts, images, pictures, paths):

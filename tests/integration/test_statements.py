@@ -159,6 +159,7 @@ def test_a_renamed_column_is_followed(posts, paths):
 
 
 def test_a_column_that_is_gone_is_named_in_the_error(posts, paths):
+    posts.execute("SELECT visrec.attach('posts', on_error => 'raise')")
     insert(posts, paths[:2])
     posts.execute("ALTER TABLE posts ADD photo text")
     posts.execute("UPDATE posts SET photo = image_path")
