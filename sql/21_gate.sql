@@ -61,7 +61,8 @@ BEGIN
         IF NEW.gone THEN
             RETURN NEW;
         END IF;
-    ELSIF NOT super AND NOT visrec._drew_id(NEW.id) THEN    -- ON CONFLICT would lock the line that has it
+    -- ON CONFLICT would lock the line that has it.
+    ELSIF NOT super AND (NOT visrec._drew_id(NEW.id) OR EXISTS (SELECT FROM visrec.attachment AS a WHERE a.id = NEW.id)) THEN
         RAISE insufficient_privilege USING MESSAGE = 'cannot choose the id of an attachment';
     END IF;
     -- By their names: in a restored dump the numbers are those of another table.

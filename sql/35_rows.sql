@@ -156,7 +156,7 @@ BEGIN
                 visrec._name_argument(n.id));
         RETURN;
     END IF;
-    PERFORM set_config('visrec.giving', n.id::text, true);
+    PERFORM set_config('visrec.giving', n.relation::text, true);
     IF has_code THEN        -- which sees this
         PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
     END IF;

@@ -15,7 +15,9 @@ DECLARE
     new_keys pg_catalog.text[];
 BEGIN
     IF n.id IS NULL THEN
-        PERFORM visrec._cannot_embed(%1$s, TG_RELID, TG_LEVEL, TG_OP);
+        IF TG_NAME OPERATOR(pg_catalog.<>) 'visrec_%1$s_later' THEN
+            PERFORM visrec._cannot_embed(%1$s, TG_RELID, TG_LEVEL, TG_OP);
+        END IF;
         RETURN NEW;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         EXECUTE visrec._inserted_keys(n, TG_RELID) INTO keys;
@@ -23,11 +25,11 @@ BEGIN
     ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
         RETURN pg_catalog.jsonb_populate_record(NEW, visrec._mark(n, TG_RELID));
     ELSIF TG_NAME OPERATOR(pg_catalog.=) 'visrec_%1$s_late' THEN
-        EXECUTE visrec._row_key(n, TG_RELID) INTO keys USING NEW;
+        EXECUTE visrec._row_image(n, TG_RELID) INTO keys USING NEW;
         PERFORM visrec._mark_late(n, keys, pg_catalog.current_schemas(false));
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND TG_LEVEL OPERATOR(pg_catalog.=) 'STATEMENT' THEN
         IF TG_NAME OPERATOR(pg_catalog.=) 'visrec_%1$s_later'
-            AND pg_catalog.current_setting('visrec.giving', true) OPERATOR(pg_catalog.=) '%1$s'
+            AND pg_catalog.current_setting('visrec.giving', true) OPERATOR(pg_catalog.=) pg_catalog.format('%%s', n.relation)
         THEN        -- visrec writes, and a trigger changed the image meanwhile: each time, perhaps
             RETURN NULL;
         END IF;

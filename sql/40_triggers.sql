@@ -95,19 +95,49 @@ END
 $$;
 COMMENT ON FUNCTION visrec._marked_keys(visrec._names, oid) IS 'The keys of the rows whose image this statement changed.';
 
-CREATE FUNCTION visrec._mark_late(n visrec._names, keys text[], schemas name[]) RETURNS void
+CREATE FUNCTION visrec._row_image(n visrec._names, relation oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF relation <> n.relation THEN
+        PERFORM visrec._check_caller(n, relation);
+    END IF;
+    RETURN format('SELECT ARRAY[%s, %s] FROM (SELECT ($1).*) AS t', n.key_text, visrec._image_digest(n));
+END
+$$;
+COMMENT ON FUNCTION visrec._row_image(visrec._names, oid) IS
+    'The statement for the key of a row that is its parameter, and the digest of its image.';
+
+CREATE FUNCTION visrec._image_digest(n visrec._names) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format(CASE WHEN (n).holds_bytes THEN 'encode(sha256(t.%s::pg_catalog.bytea), ''hex'')'
+        ELSE 'encode(sha256(convert_to(t.%s::pg_catalog.text, ''UTF8'')), ''hex'')' END, (n).image)
+$$;
+COMMENT ON FUNCTION visrec._image_digest(visrec._names) IS 'The expression for a digest of all of a row''s image, or of its path.';
+
+CREATE FUNCTION visrec._mark_late(n visrec._names, row_ text[], schemas name[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    marked boolean;
 BEGIN
     PERFORM visrec._raise_strangers_code(n.relation, n.key_oid, true);
     PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
-    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = ARRAY[NULL, $2] WHERE t.%4$s %5$s ANY (($1)::%6$s[])',
-        n."table", n.vector, n.source, n.key, n.equals, n.key_type)
-    USING keys, pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8;
+    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = ARRAY[NULL, $2] WHERE t.%4$s %5$s ($1)::%6$s '
+        'AND %7$s IS NOT DISTINCT FROM $3 RETURNING t.%2$s IS NULL',
+        n."table", n.vector, n.source, n.key, n.equals, n.key_type, visrec._image_digest(n))
+    INTO marked USING row_[1], pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8, row_[2];
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    -- The row has another key by now, or row-level security hides it from the owner, or a trigger undid this.
+    IF marked IS NOT TRUE THEN
+        RAISE triggered_data_change_violation USING
+            MESSAGE = format('could not remove the vector of row %s of table "%s"', row_[1], visrec._label(n.relation)),
+            DETAIL = 'A trigger changed its image, and the row is hidden from the table''s owner, or other triggers changed it, too.',
+            HINT = 'Let a BEFORE trigger do it whose name sorts before "~visrec", in an UPDATE that names the image column.';
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._mark_late(visrec._names, text[], name[]) IS
-    'Takes the vectors from rows whose image a trigger changed after visrec''s BEFORE trigger, or without it, and marks them.';
+    'Takes the vector from a row (its key, and the digest of its image) whose image a trigger changed after visrec''s BEFORE '
+    'trigger, or without it, and marks it. Raises an error where it could not, since the vector is of another picture.';
 
 CREATE FUNCTION visrec._row_key(n visrec._names, relation oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -162,7 +192,8 @@ DECLARE
     updated text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(sources) AS c);
     changed text := (
         SELECT CASE WHEN bool_and(visrec._comparison(f.atttypid, 3) IS NOT NULL)
-            THEN format('WHEN (%s) ', string_agg(format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', f.attname), ' OR ')) ELSE '' END
+            THEN format('WHEN (%s) ', string_agg(format('OLD.%1$I%2$s IS DISTINCT FROM NEW.%1$I%2$s', f.attname,
+                CASE WHEN f.attcollation <> 0 THEN ' COLLATE pg_catalog."C"' END), ' OR ')) ELSE '' END
         FROM pg_attribute AS f WHERE f.attrelid = a.relation AND f.attname = ANY (sources) AND NOT f.attisdropped);
     watched boolean := visrec._watches_all(a.relation);
 BEGIN
@@ -183,8 +214,9 @@ BEGIN
         (format('visrec_%s_truncate', a.id), 'AFTER TRUNCATE', 'FOR EACH STATEMENT', false),
         -- Where a user's BEFORE trigger changed the image, and the one above did not see it. This compares images themselves.
         (CASE WHEN watched THEN format('visrec_%s_late', a.id) END, 'AFTER UPDATE',
-         format('FOR EACH ROW WHEN (OLD.%1$s IS DISTINCT FROM NEW.%1$s AND NOT (NEW.%2$s IS NULL AND NEW.%3$I IS NOT NULL))',
-             image, vector, a.columns[4]), true),
+         format('FOR EACH ROW WHEN (OLD.%1$s%4$s IS DISTINCT FROM NEW.%1$s%4$s AND NOT (NEW.%2$s IS NULL AND NEW.%3$I IS NOT NULL))',
+             image, vector, a.columns[4], CASE WHEN visrec._base_type(a.types[2]) <> 'bytea'::regtype THEN ' COLLATE pg_catalog."C"' END),
+         true),
         (CASE WHEN watched THEN format('visrec_%s_later', a.id) END, 'AFTER UPDATE', 'FOR EACH STATEMENT', false)
     ) AS t (name, event, rest, pins)
     WHERE t.name IS NOT NULL;

@@ -49,6 +49,15 @@ $$;
 COMMENT ON FUNCTION visrec._check_session(jsonb, oid) IS
     'Raises an error, which ends the transaction and with it what was left, if the session is not as it was before.';
 
+CREATE FUNCTION visrec._trusted(role oid) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN role <> 0 AND (pg_has_role(role, current_user, 'MEMBER') OR (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = role));
+END
+$$;
+COMMENT ON FUNCTION visrec._trusted(oid) IS
+    'Whether the current role, a table''s owner, has nothing to fear of a role (0: PUBLIC): a superuser, or who may become the owner.';
+
 CREATE FUNCTION visrec._has_code(relation oid, key_type oid) RETURNS boolean
 -- Asked at every INSERT: few rows of large catalogs, by their indexes, and planned once a session.
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
@@ -80,42 +89,58 @@ BEGIN
         tables := ARRAY(SELECT p.relid FROM pg_partition_tree(relation) AS p);
     END IF;
     RETURN (
-        WITH code (class, object, what) AS (
-            SELECT 'pg_trigger'::regclass, t.oid, format('trigger "%s"', t.tgname) FROM pg_trigger AS t
-            JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
-            WHERE writes AND t.tgrelid = ANY (tables) AND NOT t.tgisinternal
-            UNION ALL SELECT 'pg_constraint', c.oid, format('constraint "%s"', c.conname) FROM pg_constraint AS c
-            WHERE writes AND c.conrelid = ANY (tables) AND c.contype = 'c'
-            UNION ALL SELECT 'pg_attrdef', d.oid, format('generated column "%s"', a.attname) FROM pg_attrdef AS d
-            JOIN pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated <> ''
-            WHERE writes AND d.adrelid = ANY (tables)
-            UNION ALL SELECT 'pg_class', x.indexrelid, format('index "%s"', x.indexrelid::regclass) FROM pg_index AS x
-            WHERE writes AND x.indrelid = ANY (tables) AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL)
-            UNION ALL SELECT 'pg_rewrite', r.oid, format('rule "%s"', r.rulename) FROM pg_rewrite AS r
-            WHERE writes AND r.ev_class = ANY (tables)
-            UNION ALL SELECT 'pg_policy', p.oid, format('policy "%s"', p.polname) FROM pg_policy AS p
-            JOIN pg_class AS c ON c.oid = p.polrelid AND c.relforcerowsecurity WHERE p.polrelid = ANY (tables)
+        WITH RECURSIVE reached (class, object, what) AS (
+            SELECT 'pg_type'::regclass::oid, key_type, 'the key' WHERE key_type >= 10000
+            UNION SELECT c.class, c.object, c.what FROM (
+                SELECT 'pg_trigger'::regclass, t.oid, format('trigger "%s"', t.tgname) FROM pg_trigger AS t
+                JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
+                WHERE writes AND t.tgrelid = ANY (tables) AND NOT t.tgisinternal
+                UNION ALL SELECT 'pg_constraint', c.oid, format('constraint "%s"', c.conname) FROM pg_constraint AS c
+                WHERE writes AND c.conrelid = ANY (tables) AND c.contype = 'c'
+                UNION ALL SELECT 'pg_attrdef', d.oid, format('generated column "%s"', a.attname) FROM pg_attrdef AS d
+                JOIN pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated <> ''
+                WHERE writes AND d.adrelid = ANY (tables)
+                UNION ALL SELECT 'pg_class', x.indexrelid, format('index "%s"', x.indexrelid::regclass) FROM pg_index AS x
+                WHERE writes AND x.indrelid = ANY (tables) AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL)
+                UNION ALL SELECT 'pg_rewrite', r.oid, format('rule "%s"', r.rulename) FROM pg_rewrite AS r
+                WHERE writes AND r.ev_class = ANY (tables)
+                UNION ALL SELECT 'pg_policy', p.oid, format('policy "%s"', p.polname) FROM pg_policy AS p
+                JOIN pg_class AS c ON c.oid = p.polrelid AND c.relforcerowsecurity WHERE p.polrelid = ANY (tables)
+                UNION ALL SELECT 'pg_class', c.oid, format('partition "%s"', c.relname) FROM pg_class AS c
+                WHERE writes AND c.oid = ANY (tables) AND c.oid <> relation
+            ) AS c (class, object, what)
+            -- What these are made of: what PostgreSQL comes with is not in pg_depend, and belongs to a superuser.
+            UNION SELECT n.class, n.object, r.what
+            FROM reached AS r CROSS JOIN LATERAL (
+                SELECT d.refclassid, d.refobjid FROM pg_depend AS d
+                WHERE d.classid = r.class AND d.objid = r.object AND d.refobjid <> ALL (tables)
+                  AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass, 'pg_class'::regclass)
+                UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint AS c
+                WHERE r.class = 'pg_type'::regclass AND c.contypid = r.object
+                UNION ALL SELECT 'pg_rewrite'::regclass, w.oid FROM pg_rewrite AS w
+                WHERE r.class = 'pg_class'::regclass AND w.ev_class = r.object
+            ) AS n (class, object)
+            WHERE r.class <> 'pg_class'::regclass OR r.object <> ALL (tables)
         ), owned (what, owner) AS (
-            SELECT format('partition "%s"', c.relname), c.relowner FROM pg_class AS c
-            WHERE writes AND c.oid = ANY (tables) AND c.oid <> relation
-            UNION ALL SELECT format('type "%s"', t.typname), t.typowner FROM pg_type AS t
-            WHERE key_type >= 10000 AND t.oid IN (key_type, visrec._base_type(key_type))
-            -- What PostgreSQL comes with is not in pg_depend, and belongs to a superuser.
-            UNION ALL SELECT c.what, coalesce(p.proowner, o.oprowner, t.typowner) FROM code AS c
-            JOIN pg_depend AS d ON d.classid = c.class AND d.objid = c.object
-            LEFT JOIN pg_operator AS o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
-            LEFT JOIN pg_proc AS p ON p.oid = CASE d.refclassid WHEN 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
-            LEFT JOIN pg_type AS t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+            SELECT r.what, coalesce(p.proowner, o.oprowner, t.typowner, c.relowner) FROM reached AS r
+            LEFT JOIN pg_proc AS p ON r.class = 'pg_proc'::regclass AND p.oid = r.object
+            LEFT JOIN pg_operator AS o ON r.class = 'pg_operator'::regclass AND o.oid = r.object
+            LEFT JOIN pg_type AS t ON r.class = 'pg_type'::regclass AND t.oid = r.object
+            LEFT JOIN pg_class AS c ON r.class = 'pg_class'::regclass AND c.oid = r.object
+            -- Who may make triggers on a partition may have made those that it came with.
+            UNION ALL SELECT format('trigger "%s"', t.tgname), a.grantee
+            FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid CROSS JOIN aclexplode(c.relacl) AS a
+            WHERE writes AND t.tgrelid = ANY (tables) AND t.tgrelid <> relation AND t.tgparentid = 0 AND NOT t.tgisinternal
+              AND a.privilege_type = 'TRIGGER'
         )
-        -- Trusted are superusers, and who may become the owner.
-        SELECT format('%s depends on role "%s"', w.what, r.rolname)
-        FROM owned AS w JOIN pg_roles AS r ON r.oid = w.owner
-        WHERE NOT (r.rolsuper OR pg_has_role(r.oid, current_user, 'MEMBER')) LIMIT 1);
+        SELECT format('%s depends on role "%s"', w.what, coalesce(r.rolname, 'public'))
+        FROM owned AS w LEFT JOIN pg_roles AS r ON r.oid = w.owner
+        WHERE w.owner IS NOT NULL AND NOT visrec._trusted(w.owner) LIMIT 1);
 END
 $$;
 COMMENT ON FUNCTION visrec._strangers_code(oid, oid, boolean) IS
     'What of the table would run code of a role that the current role, the table''s owner, does not trust, if the owner read the '
-    'table (or wrote a vector to it: writes): a trigger made with the TRIGGER privilege, say. NULL if nothing would.';
+    'table (or wrote a vector to it: writes), as far as PostgreSQL records what depends on what. NULL if nothing would.';
 
 CREATE FUNCTION visrec._raise_strangers_code(relation oid, key_type oid, writes boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

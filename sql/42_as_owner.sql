@@ -98,9 +98,9 @@ BEGIN
         PERFORM visrec._tidy(n);
         RETURN visrec._retry_failures(n, visrec._schemas(arguments));
     WHEN 'recheck' THEN
-        RETURN visrec._find_changed(n, arguments ->> 'after');
+        RETURN visrec._find_changed(n, arguments ->> 'after', visrec._schemas(arguments));
     WHEN 'batch' THEN
-        PERFORM set_config('visrec.giving', n.id::text, true);
+        PERFORM set_config('visrec.giving', n.relation::text, true);
         PERFORM set_config('search_path', visrec._safe_path(visrec._schemas(arguments) || n.path), true);
         result := visrec._python_backfill_batch(n::pg_catalog.text, arguments ->> 'after', (arguments ->> 'size')::integer,
             (arguments ->> 'following')::integer);

@@ -14,12 +14,14 @@ BEGIN
             $query$, n.key_text, n."table", n.due, n.key, n.equals, n.key_type)
         USING n.id;
     END IF;
-    EXECUTE format($query$
+    PERFORM set_config('search_path', visrec._safe_path(n.path), true);
+    EXECUTE pg_catalog.format($query$
         UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL
         WHERE t.%4$s %5$s ANY (ARRAY(
             SELECT t.%4$s FROM %1$s AS t WHERE NOT %6$s AND t.%2$s IS NOT NULL AND t.%3$s[1] IS NOT NULL
             FOR NO KEY UPDATE SKIP LOCKED))
         $query$, n."table", n.vector, n.source, n.key, n.equals, n.has_image);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 END
 $$;
 COMMENT ON FUNCTION visrec._tidy(visrec._names) IS
@@ -59,7 +61,7 @@ END
 $$;
 COMMENT ON FUNCTION visrec._retry_failures(visrec._names, name[]) IS 'What visrec.retry does, as the table''s owner.';
 
-CREATE FUNCTION visrec._find_changed(n visrec._names, after text) RETURNS jsonb
+CREATE FUNCTION visrec._find_changed(n visrec._names, after text, schemas name[]) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     size CONSTANT integer := CASE WHEN n.holds_bytes THEN 100 ELSE 1000 END;
@@ -83,14 +85,16 @@ BEGIN
                         WITH ORDINALITY AS e (stamp, n) ORDER BY e.n);
     END IF;
     -- A source that no image has: the vector is stale, and the next backfill looks at the image again.
-    EXECUTE format('UPDATE %1$s AS t SET %2$s = ARRAY[0, NULL]::bigint[] WHERE t.%3$s %4$s ANY (ARRAY(SELECT c.key FROM '
-        'unnest($1, $2, $3) AS c (key, kept, stamp) WHERE c.kept IS DISTINCT FROM c.stamp)::%5$s[])',
+    PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
+    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = ARRAY[0, NULL]::bigint[] WHERE t.%3$s %4$s ANY (ARRAY(SELECT c.key FROM '
+        'ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS c (key, kept, stamp) WHERE c.kept IS DISTINCT FROM c.stamp)::%5$s[])',
         n."table", n.source, n.key, n.equals, n.key_type) USING keys, kept, stamps;
     GET DIAGNOSTICS changed = ROW_COUNT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     RETURN jsonb_build_object('changed', changed, 'last', keys[cardinality(keys)]);
 END
 $$;
-COMMENT ON FUNCTION visrec._find_changed(visrec._names, text) IS 'What visrec.recheck does with the next rows, as the table''s owner.';
+COMMENT ON FUNCTION visrec._find_changed(visrec._names, text, name[]) IS 'What visrec.recheck does with the next rows, as the table''s owner.';
 
 CREATE FUNCTION visrec._start_backfill(relation regclass, name name, batch_size integer, max_rows bigint) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -196,7 +200,7 @@ END
 $$;
 COMMENT ON FUNCTION visrec._retry(regclass, name, jsonb) IS 'What visrec.retry does; schemas: the search_path of its caller.';
 
-CREATE FUNCTION visrec.recheck(relation regclass, name name DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION visrec._recheck(relation regclass, name name, schemas jsonb) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     attachment integer := visrec._find(relation, name);
@@ -205,7 +209,7 @@ DECLARE
 BEGIN
     PERFORM visrec._check_owner(relation);
     LOOP
-        outcome := visrec._call(attachment, 'recheck', jsonb_build_object('after', outcome -> 'last'));
+        outcome := visrec._call(attachment, 'recheck', jsonb_build_object('after', outcome -> 'last', 'schemas', schemas));
         EXIT WHEN outcome IS NULL;
         changed := changed + (outcome ->> 'changed')::bigint;
     END LOOP;
@@ -216,6 +220,17 @@ BEGIN
             HINT = format('CALL visrec.backfill(%L%s);', relation, visrec._name_argument(attachment));
     END IF;
     RETURN changed;
+END
+$$;
+COMMENT ON FUNCTION visrec._recheck(regclass, name, jsonb) IS 'What visrec.recheck does; schemas: the search_path of its caller.';
+
+CREATE FUNCTION visrec.recheck(relation regclass, name name DEFAULT NULL) RETURNS bigint
+-- Without a search_path of its own: it hands that of the statement on.
+LANGUAGE plpgsql AS $$
+DECLARE
+    schemas CONSTANT pg_catalog.jsonb := pg_catalog.to_jsonb(pg_catalog.current_schemas(false));
+BEGIN
+    RETURN visrec._recheck(relation, name, schemas);
 END
 $$;
 COMMENT ON FUNCTION visrec.recheck(regclass, name) IS

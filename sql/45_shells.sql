@@ -143,13 +143,17 @@ COMMENT ON FUNCTION visrec._written_shells(visrec.attachment) IS
 
 CREATE FUNCTION visrec._drop_shell(shell regprocedure) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    aside text := 'visrec_unused_' || replace(gen_random_uuid()::text, '-', '');      -- which nobody has taken
+    former text;
 BEGIN
     EXECUTE format('DROP FUNCTION %s', shell);
 EXCEPTION WHEN dependent_objects_still_exist THEN
     -- Anybody who may call it may have made a view of it.
-    EXECUTE format('ALTER FUNCTION %s RENAME TO %I', shell, 'visrec_unused_' || shell::oid);
+    former := shell::text;
+    EXECUTE format('ALTER FUNCTION %s RENAME TO %I', shell, aside);
     RAISE WARNING USING
-        MESSAGE = format('function %s is now named visrec_unused_%s, because other objects depend on it', shell, shell::oid),
+        MESSAGE = format('function %s is now named %s, because other objects depend on it', former, aside),
         HINT = 'Drop it, with what depends on it: it is not kept current.';
 END
 $$;

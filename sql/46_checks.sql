@@ -49,6 +49,37 @@ END
 $$;
 COMMENT ON FUNCTION visrec._check_table(regclass) IS 'The key column of a table; raises an error if the table cannot be attached.';
 
+CREATE FUNCTION visrec._check_triggers(relation regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner oid := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation);
+    suspect record;
+BEGIN
+    SELECT t.tgname, c.oid::regclass AS "table", a.grantee INTO suspect
+    FROM (SELECT relation::oid AS oid UNION SELECT p.relid FROM pg_partition_tree(relation) AS p) AS r
+    JOIN pg_class AS c ON c.oid = r.oid
+    JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal
+    JOIN pg_proc AS p ON p.oid = t.tgfoid
+        -- Another attachment's own, which only the owner could have made.
+        AND NOT (p.pronamespace = 'visrec'::regnamespace AND p.proowner = owner)
+    CROSS JOIN aclexplode(c.relacl) AS a
+    WHERE a.privilege_type = 'TRIGGER' AND NOT (a.grantee <> 0 AND (pg_has_role(a.grantee, owner, 'MEMBER')
+        OR (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = a.grantee)))
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('triggers of table "%s" may be others'' than its owner''s', visrec._label(relation)),
+            DETAIL = format('Role "%s" has the TRIGGER privilege. When visrec writes vectors, trigger "%s" runs with the rights of the owner.',
+                CASE suspect.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(suspect.grantee) END, suspect.tgname),
+            HINT = format('Look at the triggers; then: REVOKE TRIGGER ON %s FROM %s; and attach.', suspect."table",
+                CASE suspect.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(suspect.grantee)) END);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_triggers(regclass) IS
+    'Raises an error if a table has triggers that a role other than its owner may have made: PostgreSQL does not record who did. '
+    'On attached tables only the owner makes triggers (see visrec._watch_table).';
+
 CREATE FUNCTION visrec._check_columns(relation regclass, columns name[], model text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -178,6 +178,9 @@ BEGIN
     PERFORM visrec._check_columns(relation, a.columns, used.name);
     PERFORM visrec._check_name(a.id, relation, a.name);
     PERFORM visrec._check_vector_column(a);
+    IF before.id IS NULL THEN
+        PERFORM visrec._check_triggers(relation);
+    END IF;
     PERFORM visrec._check_access(relation);
 
     PERFORM visrec._make_columns(relation, a.columns[3], a.columns[4], used.dimension);
@@ -262,8 +265,9 @@ DECLARE
 BEGIN
     PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
     -- Also those of rows that have no image any more.
-    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL WHERE %4$s OR t.%3$s[1] IS NOT NULL AND NOT %5$s',
-        n."table", n.vector, n.source, n.stale, n.has_image);
+    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL WHERE %4$s OR t.%3$s[1] IS NOT NULL AND (NOT %5$s%6$s)',
+        n."table", n.vector, n.source, n.stale, n.has_image,
+        CASE WHEN n.holds_bytes THEN pg_catalog.format(' OR t.%s[2] IS DISTINCT FROM visrec._stamp(t.%s::pg_catalog.bytea)', n.source, n.image) END);
     GET DIAGNOSTICS taken = ROW_COUNT;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     RETURN pg_catalog.to_jsonb(taken);

@@ -1,4 +1,4 @@
--- What ALTER TABLE and DROP TABLE do to an attachment. None of this may ever be why somebody's statement fails.
+-- What ALTER TABLE, DROP TABLE and CREATE TRIGGER do to an attachment. Nothing here may be why an owner's statement fails.
 
 CREATE FUNCTION visrec._forget_dropped() RETURNS event_trigger
 -- As the extension's owner: who drops a table may own neither its functions nor what visrec keeps of it.
@@ -188,25 +188,27 @@ COMMENT ON EVENT TRIGGER visrec_follow_table IS 'visrec: attachments follow thei
 CREATE FUNCTION visrec._watch_table() RETURNS event_trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    attachment integer;
+    a visrec.attachment;
 BEGIN
-    FOR attachment IN
-        SELECT a.id FROM pg_event_trigger_ddl_commands() AS d
+    FOR a IN
+        SELECT r.* FROM pg_event_trigger_ddl_commands() AS d
         JOIN pg_trigger AS t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
-        JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
-        JOIN visrec.attachment AS a ON a.relation = t.tgrelid
-            OR EXISTS (SELECT FROM pg_partition_ancestors(t.tgrelid) AS o WHERE o.relid = a.relation)
+        JOIN visrec.attachment AS r ON r.relation = t.tgrelid
+            OR EXISTS (SELECT FROM pg_partition_ancestors(t.tgrelid) AS o WHERE o.relid = r.relation)
+        JOIN pg_proc AS p ON p.oid = t.tgfoid
+        WHERE NOT (p.pronamespace = 'visrec'::regnamespace AND visrec._owns(r.relation))        -- visrec's own
     LOOP
-        PERFORM visrec._watch_all(attachment);
+        IF NOT visrec._owns(a.relation) THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = format('must be owner of table "%s" to create triggers on it, because it is attached', visrec._label(a.relation)),
+                DETAIL = 'When visrec writes vectors, triggers run with the rights of the owner.';
+        END IF;
+        PERFORM visrec._watch_all(a.id);
     END LOOP;
-EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING USING
-        MESSAGE = format('visrec did not follow the statement: %s', SQLERRM),
-        DETAIL = 'Images that the trigger changes keep the vectors that they had.',
-        HINT = 'Drop the trigger and create it again, or call visrec.attach for the table.';
 END
 $$;
-COMMENT ON FUNCTION visrec._watch_table() IS 'After CREATE TRIGGER: see visrec._watch_all.';
+COMMENT ON FUNCTION visrec._watch_table() IS
+    'After CREATE TRIGGER: only the owner makes triggers on attached tables; and see visrec._watch_all.';
 REVOKE ALL ON FUNCTION visrec._watch_table() FROM PUBLIC;
 
 CREATE EVENT TRIGGER visrec_watch_table ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER') EXECUTE FUNCTION visrec._watch_table();

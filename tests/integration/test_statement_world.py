@@ -32,12 +32,19 @@ def gallery(posts):
     return posts
 
 
+@pytest.fixture(scope="session")
+def big(shared, pictures):
+    """A picture that decodes slowly."""
+    path = shared / "images" / "big" / "big.png"
+    path.parent.mkdir(parents=True)
+    with PIL.Image.open(sorted(pictures.glob("*/*.jpg"))[1]) as image:
+        image.convert("RGB").resize((6000, 6000)).save(path, compress_level=9)
+    return path
+
+
 @pytest.fixture
-def pairs(images, pictures, paths):
-    """Paths of a small picture and of a big one, which decodes slowly."""
-    big = images / "big.png"
-    with PIL.Image.open(pictures / paths[1]) as image:
-        image.convert("RGB").resize((6000, 6000)).save(big, compress_level=9)
+def pairs(big, paths):
+    """Paths of a small picture and of a big one."""
     return [paths[0], str(big)]
 
 

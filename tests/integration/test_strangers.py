@@ -50,52 +50,163 @@ SPY = """
 CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN INSERT INTO public.loot VALUES (current_user); RETURN NEW; END $$
 """
+LOOK = """
+CREATE FUNCTION look({arguments}) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO public.loot VALUES (current_user); RETURN true; END $$
+"""
 
-# What runs a stranger's code when the owner writes a row.
-CODE = {
-    "a trigger": [
+LIE = (
+    ";CREATE FUNCTION eve.lie(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS"
+    " $$ BEGIN RETURN eve.look($1); END $$"
+)
+
+# What a role with the TRIGGER privilege could have run when visrec writes a row as its owner.
+TRIGGERS = {
+    "a function": [
         SPY.format(name="eve.spy"),
-        "CREATE TRIGGER spy BEFORE UPDATE ON alice.posts FOR EACH ROW EXECUTE FUNCTION eve.spy()",
+        "CREATE TRIGGER spy BEFORE UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION eve.spy()",
     ],
-    "a trigger that calls a temporary function": [
+    "a temporary function": [
         SPY.format(name="pg_temp.spy"),
-        "CREATE TRIGGER spy AFTER UPDATE ON alice.posts EXECUTE FUNCTION pg_temp.spy()",
+        "CREATE TRIGGER spy AFTER UPDATE ON {t} EXECUTE FUNCTION pg_temp.spy()",
     ],
-    "a trigger's condition": [
-        "CREATE FUNCTION eve.look(int) RETURNS boolean LANGUAGE plpgsql AS"
-        " $$ BEGIN INSERT INTO public.loot VALUES (current_user); RETURN false; END $$",
-        "CREATE TRIGGER spy BEFORE UPDATE ON alice.posts FOR EACH ROW WHEN (eve.look(NEW.id))"
-        " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "a condition, with visrec's own function": [
+        LOOK.format(arguments="text"),
+        "CREATE TABLE etab (id int PRIMARY KEY, image_path text)",
+        "SELECT visrec.attach('etab', model => 'pixels')",
+        "CREATE TRIGGER visrec_1_late AFTER UPDATE ON {t} FOR EACH ROW WHEN (eve.look('x'))"
+        " EXECUTE FUNCTION visrec._trigger_{n}()",
     ],
-    "an operator in a trigger's condition": [
-        "CREATE FUNCTION eve.look(int, int) RETURNS boolean LANGUAGE plpgsql AS"
-        " $$ BEGIN INSERT INTO public.loot VALUES (current_user); RETURN false; END $$",
-        "CREATE OPERATOR eve.=== (FUNCTION = eve.look, LEFTARG = int, RIGHTARG = int)",
-        "CREATE TRIGGER spy BEFORE UPDATE ON alice.posts FOR EACH ROW"
-        " WHEN (NEW.id OPERATOR(eve.===) 1)"
+    "a condition that runs text": [
+        LOOK.format(arguments="text"),
+        "CREATE TRIGGER spy BEFORE UPDATE ON {t} FOR EACH ROW"
+        " WHEN (query_to_xml('select eve.look(''x'')', true, true, '') IS NULL)"
         " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
     ],
 }
 
 
-@pytest.mark.parametrize("code", CODE)
-def test_a_strangers_trigger_does_not_run_as_the_owner(alice, paths, code):
+@pytest.mark.parametrize("code", TRIGGERS)
+def test_only_the_owner_makes_triggers_on_an_attached_table(alice, paths, code):
     become(alice, "alice", "GRANT ALL ON posts TO visrec_eve")
-    become(alice, "eve", *CODE[code])
-    heard = notices(alice)
+    become(alice, "eve", *TRIGGERS[code][:-1])
+    number = alice.execute("SELECT max(id) FROM visrec.attachment").fetchone()[0]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
+        alice.execute(TRIGGERS[code][-1].format(t="alice.posts", n=number))
+    assert raised.value.diag.message_primary == (
+        'must be owner of table "alice.posts" to create triggers on it, because it is attached'
+    )
     alice.execute("INSERT INTO alice.posts VALUES (1, %s)", (paths[0],))
     assert loot(alice) == set()
-    assert [severity for severity, _, _ in heard] == ["WARNING"]
-    assert coverage(alice, "alice.posts") == {"pending": 1}
-    for call in ("CALL visrec.backfill('alice.posts')", "SELECT visrec.recheck('alice.posts')"):
-        with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
-            alice.execute(call)
-        assert raised.value.diag.message_detail == (
-            'Trigger "spy" depends on role "visrec_eve".'
-        ), call
-    assert loot(alice) == set()
-    become(alice, "alice", "DROP TRIGGER spy ON posts", "CALL visrec.backfill('posts')")
     assert coverage(alice, "alice.posts") == {"embedded": 1}
+
+
+@pytest.mark.parametrize("code", ["a function", "a condition that runs text"])
+def test_triggers_of_before_are_looked_at_first(alice, paths, code):
+    become(alice, "alice", "CREATE TABLE others (id int PRIMARY KEY, image_path text)")
+    become(alice, "alice", "GRANT ALL ON others TO visrec_eve")
+    become(alice, "eve", *(s.format(t="alice.others") for s in TRIGGERS[code]))
+    become(alice, "alice")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
+        alice.execute("SELECT visrec.attach('others', model => 'pixels')")
+    assert "REVOKE TRIGGER ON alice.others FROM visrec_eve;" in raised.value.diag.message_hint
+    become(alice, "alice", "REVOKE TRIGGER ON others FROM visrec_eve")
+    if code == "a function":  # which eve can change at any time
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            alice.execute("SELECT visrec.attach('others', model => 'pixels')")
+        become(alice, None, "ALTER FUNCTION eve.spy() OWNER TO visrec_alice")
+    become(alice, "alice", "SELECT visrec.attach('others', model => 'pixels')")
+
+
+# What of the owner's own reaches code of another role's.
+REACHES = {
+    "a trigger's function": (
+        SPY.format(name="eve.spy"),
+        "CREATE TRIGGER x BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION eve.spy()",
+    ),
+    "an operator": (
+        LOOK.format(arguments="int, int")
+        + "; CREATE OPERATOR eve.=== (FUNCTION = eve.look, LEFTARG = int, RIGHTARG = int)",
+        "ALTER TABLE t ADD CHECK (id OPERATOR(eve.===) 1)",
+    ),
+    "a domain in a CHECK": (
+        LOOK.format(arguments="text"),
+        "CREATE DOMAIN d AS text CHECK (eve.look(VALUE));ALTER TABLE t ADD CHECK (title::d <> 'x')",
+    ),
+    "a rule": (
+        "CREATE TABLE eve.log (who text); GRANT ALL ON eve.log TO PUBLIC;"
+        + SPY.format(name="eve.spy")
+        + ";CREATE TRIGGER spy BEFORE INSERT ON eve.log FOR EACH ROW EXECUTE FUNCTION eve.spy()",
+        "CREATE RULE r AS ON UPDATE TO t DO ALSO INSERT INTO eve.log VALUES ('u')",
+    ),
+    "a policy's view": (
+        LOOK.format(arguments="text")
+        + ";CREATE VIEW eve.v AS SELECT 1 AS one WHERE eve.look('x'); GRANT ALL ON eve.v TO PUBLIC",
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY;"
+        " CREATE POLICY p ON t USING (EXISTS (SELECT FROM eve.v)) WITH CHECK (true)",
+    ),
+    "a generated column": (
+        LOOK.format(arguments="text") + LIE,
+        "ALTER TABLE t ADD made boolean GENERATED ALWAYS AS (eve.lie(title)) STORED",
+    ),
+    "an index": (
+        LOOK.format(arguments="text") + LIE,
+        "CREATE INDEX ON t (eve.lie(title))",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REACHES)
+def test_code_of_others_that_the_owner_uses_does_not_run_as_the_owner(alice, paths, what):
+    theirs, own = REACHES[what]
+    become(alice, "eve", *theirs.split(";C")[:1], *("C" + s for s in theirs.split(";C")[1:]))
+    become(
+        alice,
+        "alice",
+        "CREATE TABLE t (id int PRIMARY KEY, image_path text, title text)",
+        "SELECT visrec.attach('t', model => 'pixels')",
+        *own.split(";"),
+        "GRANT INSERT ON t TO visrec_eve",
+    )
+    become(alice, None, "TRUNCATE public.loot")
+    become(alice, "eve")
+    heard = notices(alice)
+    alice.execute("INSERT INTO alice.t VALUES (1, %s)", (paths[0],))
+    assert "visrec_alice" not in loot(alice)
+    assert [severity for severity, _, _ in heard] == ["WARNING"]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
+        alice.execute("CALL visrec.backfill('alice.t')")
+    assert raised.value.diag.message_detail.endswith('depends on role "visrec_eve".')
+    assert "visrec_alice" not in loot(alice)
+
+
+KEYS = {
+    "a domain of another's": "eve.number",
+    "a domain over one": "d",
+    "a range over one": "r",
+    "a domain whose CHECK calls another's function": "c",
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_keys_that_reach_code_of_others_are_refused(alice, key):
+    become(
+        alice,
+        "eve",
+        "CREATE DOMAIN number AS int",
+        LOOK.format(arguments="int"),
+    )
+    become(
+        alice,
+        "alice",
+        "CREATE DOMAIN d AS eve.number",
+        "CREATE TYPE r AS RANGE (subtype = eve.number)",
+        "CREATE DOMAIN c AS int CHECK (eve.look(VALUE))",
+        f"CREATE TABLE t (id {KEYS[key]} PRIMARY KEY, image_path text)",
+    )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
+        alice.execute("SELECT visrec.attach('t', model => 'pixels')")
+    assert raised.value.diag.message_detail == 'The key depends on role "visrec_eve".'
 
 
 def test_a_strangers_domain_cannot_be_the_key(alice, paths):
@@ -104,7 +215,7 @@ def test_a_strangers_domain_cannot_be_the_key(alice, paths):
     become(alice, "alice", "CREATE TABLE keyed (id eve.number PRIMARY KEY, image_path text)")
     with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
         alice.execute("SELECT visrec.attach('keyed', model => 'pixels')")
-    assert raised.value.diag.message_detail == 'Type "number" depends on role "visrec_eve".'
+    assert raised.value.diag.message_detail == 'The key depends on role "visrec_eve".'
     become(alice, None, "ALTER DOMAIN eve.number OWNER TO visrec_alice")
     become(alice, "alice", "SELECT visrec.attach('keyed', model => 'pixels')")
     alice.execute("INSERT INTO keyed VALUES (1, %s)", (paths[0],))
@@ -359,20 +470,95 @@ def test_images_that_a_trigger_changes_in_any_update(db, paths, name, when):
     assert coverage(db) == {"embedded": 2, "no_image": 1}
 
 
-def test_images_that_a_strangers_trigger_changes(alice, paths):
-    """The old vector does not stay: the statement fails, since nobody may run this for alice."""
-    become(alice, "alice", "GRANT TRIGGER ON posts TO visrec_eve")
-    alice.execute("INSERT INTO posts VALUES (1, %s)", (paths[0],))
-    become(alice, "eve", SWAP.replace("%%", "%"))
-    become(
-        alice,
-        "eve",
-        "CREATE TRIGGER swap BEFORE UPDATE ON alice.posts FOR EACH ROW EXECUTE FUNCTION swap()",
+LATE = {
+    "an AFTER trigger changes the key": """
+        CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF pg_trigger_depth() = 1 THEN
+                UPDATE posts SET id = NEW.id + 100 WHERE id = NEW.id;
+            END IF;
+            RETURN NULL; END $$;
+        CREATE TRIGGER aaa AFTER UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION more()""",
+    "a BEFORE trigger forbids the next UPDATE": """
+        CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF OLD.title IS NOT NULL THEN RETURN NULL; END IF; RETURN NEW; END $$;
+        CREATE TRIGGER aaa BEFORE UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION more()""",
+    "a BEFORE trigger puts the vector back": """
+        CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            NEW.content_vector := OLD.content_vector; RETURN NEW; END $$;
+        CREATE TRIGGER "~~~~" BEFORE UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION more()""",
+}
+
+
+@pytest.mark.parametrize("what", LATE)
+def test_a_vector_that_cannot_be_removed_fails_the_statement(posts, paths, what):
+    insert(posts, paths[:2])
+    posts.execute(SWAP.replace("%%", "%"))
+    posts.execute("CREATE TRIGGER swap BEFORE UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION swap()")
+    posts.execute(LATE[what])
+    with pytest.raises(psycopg.errors.TriggeredDataChangeViolation):
+        posts.execute("UPDATE posts SET title = %s WHERE id = 1", (paths[7],))
+    assert distances(posts, "posts") == [0, 0]
+
+
+def test_two_attachments_of_images_that_change_at_every_write(posts, paths):
+    """And is nobody's endless loop."""
+    posts.execute(
+        "SELECT visrec.attach('posts', vector_column => 'v2', model => 'pixels', name => 'two')"
     )
-    become(alice, "alice")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        alice.execute("UPDATE posts SET title = %s", (paths[7],))
-    assert distances(alice, "alice.posts") == [0]
+    posts.execute(
+        "CREATE FUNCTION turn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " NEW.title := coalesce(OLD.title, '') || 'x';"
+        f" NEW.image_path := ('{{{','.join(paths[:8])}}}'::text[])[1 + length(NEW.title) % 8];"
+        " RETURN NEW; END $$"
+    )
+    insert(posts, paths[:1])
+    posts.execute("CREATE TRIGGER turn BEFORE UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION turn()")
+    posts.execute("UPDATE posts SET category = 'x'")
+    posts.execute("INSERT INTO posts (id, image_path) VALUES (2, %s)", (paths[1],))
+    for name in ("posts", "two"):
+        states = posts.execute(
+            "SELECT state FROM visrec.coverage('posts', %s) WHERE rows > 0", (name,)
+        )
+        assert {state for (state,) in states} <= {"pending", "stale"}, name
+
+
+def test_other_bytes_of_the_same_length_lose_their_vectors_at_attach(db):
+    """Also where only their middle differs."""
+    db.execute("CREATE TABLE pics (id int PRIMARY KEY, a bytea, b bytea)")
+    db.execute("SELECT visrec.attach('pics', image_column => 'a', model => 'pixels')")
+    picture = (
+        "convert_to(E'P6\n256 256\n255\n', 'UTF8') || decode(repeat('404040', 20000) ||"
+        " repeat('%s', 25536) || repeat('404040', 20000), 'hex')"
+    )
+    db.execute(f"INSERT INTO pics SELECT 1, {picture % 'ff0000'}, {picture % '0000ff'}")
+    db.execute("SELECT visrec.attach('pics', image_column => 'b')")
+    assert coverage(db, "pics") == {"pending": 1}
+    db.execute("CALL visrec.backfill('pics')")
+    assert distances(db, "pics", "b") == [0]
+
+
+def test_recheck_fires_triggers_that_name_things_unqualified(posts, paths):
+    insert(posts, paths[:1])
+    posts.execute("CREATE TABLE audit (id bigint)")
+    posts.execute(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO audit VALUES (NEW.id); RETURN NULL; END $$"
+    )
+    posts.execute("CREATE TRIGGER note AFTER UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION note()")
+    posts.execute("UPDATE posts SET content_vector_source[2] = 0")
+    assert posts.execute("SELECT visrec.recheck('posts')").fetchone() == (1,)
+
+
+def test_updates_of_other_columns_go_on_where_the_key_is_gone(posts, paths):
+    insert(posts, paths[:1])
+    posts.execute(
+        "CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
+    )
+    posts.execute("CREATE TRIGGER same BEFORE UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION same()")
+    posts.execute("ALTER TABLE posts DROP CONSTRAINT posts_pkey")
+    posts.execute("UPDATE posts SET title = 'new'")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        posts.execute("UPDATE posts SET image_path = 'other'")
 
 
 def test_bytes_that_a_trigger_changes_in_their_middle(db):
