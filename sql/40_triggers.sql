@@ -126,7 +126,13 @@ BEGIN
         n."table", n.vector, n.source, n.key, n.equals, n.key_type, visrec._image_digest(n))
     INTO marked USING row_[1], pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8, row_[2];
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    -- The row has another key by now, or row-level security hides it from the owner, or a trigger undid this.
+    -- The row has changed again, which is looked at again; or it has another key by now, or a trigger undid this.
+    IF marked IS NULL AND NOT row_security_active(n.relation) THEN
+        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s AS t WHERE %s = $1 AND t.%s IS NOT NULL AND t.%s[1] IS NOT NULL AND (%s%s))',
+            n."table", visrec._image_digest(n), n.vector, n.source, n.stale,
+            CASE WHEN n.holds_bytes THEN format(' OR t.%s[2] IS DISTINCT FROM visrec._stamp(t.%s::bytea)', n.source, n.image) END)
+        INTO marked USING row_[2];
+    END IF;
     IF marked IS NOT TRUE THEN
         RAISE triggered_data_change_violation USING
             MESSAGE = format('could not remove the vector of row %s of table "%s"', row_[1], visrec._label(n.relation)),
