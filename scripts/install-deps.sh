@@ -5,7 +5,8 @@
 #
 # That is, for the PostgreSQL of PG_CONFIG (by default the newest installed, else the
 # release's own): the server, PL/Python, the files that extensions build with, and
-# pgvector; and Python's venv module. No server is started and no cluster is made.
+# pgvector; and Python's venv module. No server is started and no cluster is made. A server
+# that is there stays as it is: UPGRADE=yes allows apt to upgrade it, and so to restart it.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -41,10 +42,45 @@ apt_update() { as_root apt-get update -qq; }
 
 apt_install() {
     echo "installing $*"
-    set -- env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends "$@"
     # The lists may be old, and name versions that the archive has replaced.
-    as_root "$@" >/dev/null || { apt_update && as_root "$@" >/dev/null; }
+    apt_try "$@" || { apt_update && apt_try "$@"; }
+}
+
+apt_try() {
+    fit "$@"
+    check_no_upgrade "$@"
+    # shellcheck disable=SC2086  # a list of words
+    as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+        apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends $fitted >/dev/null
+}
+
+# PL/Python depends on the very version of the server that it was built with. Where a server is
+# installed already, that version is asked for, and not the newest.
+fit() {
+    fitted=''
+    server=$(dpkg-query -W -f '${Version}' "postgresql-$major" 2>/dev/null || true)
+    for package; do
+        case $package in
+            "postgresql-$major" | *-pgvector) ;;
+            postgresql-*)
+                if [ -n "$server" ] && apt-cache madison "$package" 2>/dev/null | grep -qF " $server "; then
+                    package=$package=$server
+                fi
+                ;;
+        esac
+        fitted="$fitted $package"
+    done
+}
+
+# To upgrade a server is to restart it, and to drop every session: never without a word.
+check_no_upgrade() {
+    # shellcheck disable=SC2086  # a list of words
+    upgrade=$(apt-get install -s --no-install-recommends $fitted 2>/dev/null |
+        sed -n 's/^Inst \(postgresql-[0-9]*\) \[\([^]]*\)\] (\([^ ]*\) .*/\1 from \2 to \3/p' | head -n 1)
+    if [ -n "$upgrade" ] && [ "${UPGRADE:-}" != yes ]; then
+        fail "to install $* would upgrade $upgrade, and restart its servers" \
+            "UPGRADE=yes make deps, when that suits; or install packages of the server's own version first"
+    fi
 }
 
 # Debian's server package makes a cluster on port 5432 and starts it, unless told not
