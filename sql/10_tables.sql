@@ -121,7 +121,8 @@ CREATE TABLE visrec.attachment (
     operators text[],
     gone boolean
 );
-SELECT pg_catalog.pg_extension_config_dump('visrec.attachment', '');
+SELECT pg_catalog.pg_extension_config_dump('visrec.attachment',
+    'WHERE relation::pg_catalog.oid OPERATOR(pg_catalog.=) ANY (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE visrec.attachment IS
     'One line for each attachment: what visrec.attach was told. Only visrec''s functions write it, through '
     'visrec.own_attachment; people read visrec.attached.';

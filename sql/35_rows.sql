@@ -117,6 +117,29 @@ COMMENT ON FUNCTION visrec._safe_path(name[]) IS
     'visrec.attach and the table''s schema, so that nobody can hide these; without schemas in which somebody could create what '
     'the owner would then run.';
 
+-- These two have no search_path of their own: what they set stays set. A path that is not as it should be is the owner's code's
+-- doing, and is left for visrec._call to find.
+CREATE FUNCTION visrec._enter_path(path text) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+        RETURN NULL;
+    END IF;
+    RETURN pg_catalog.set_config('search_path', path, true);
+END
+$$;
+COMMENT ON FUNCTION visrec._enter_path(text) IS 'Sets the search_path that an owner''s triggers see; returns it, for visrec._leave_path.';
+
+CREATE FUNCTION visrec._leave_path(path text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.=) path THEN
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._leave_path(text) IS 'Sets the search_path back to visrec''s own.';
+
 CREATE FUNCTION visrec._embed_rows(n visrec._names, keys text[], schemas name[], may_raise boolean DEFAULT true,
     lock boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

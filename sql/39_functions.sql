@@ -61,6 +61,9 @@ DECLARE
     made record;
     grantee oid;
 BEGIN
+    IF owner IS NULL THEN       -- no line of a dump keeps those of other tables out
+        RETURN NULL;
+    END IF;
     FOR made IN SELECT * FROM (VALUES
         ('_table_' || NEW.id, 'text, jsonb', 'task text, arguments jsonb', 'jsonb', bodies.table_function,
          'Reads and writes the rows of %s for visrec''s functions, as its owner.'),

@@ -109,8 +109,8 @@ COMMENT ON FUNCTION visrec._row_image(visrec._names, oid) IS
 
 CREATE FUNCTION visrec._image_digest(n visrec._names) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format(CASE WHEN (n).holds_bytes THEN 'encode(sha256(t.%s::pg_catalog.bytea), ''hex'')'
-        ELSE 'encode(sha256(convert_to(t.%s::pg_catalog.text, ''UTF8'')), ''hex'')' END, (n).image)
+    SELECT format(CASE WHEN (n).holds_bytes THEN 'pg_catalog.encode(pg_catalog.sha256(t.%s::pg_catalog.bytea), ''hex'')'
+        ELSE 'pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(t.%s::pg_catalog.text, ''UTF8'')), ''hex'')' END, (n).image)
 $$;
 COMMENT ON FUNCTION visrec._image_digest(visrec._names) IS 'The expression for a digest of all of a row''s image, or of its path.';
 
@@ -118,17 +118,18 @@ CREATE FUNCTION visrec._mark_late(n visrec._names, row_ text[], schemas name[]) 
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     marked boolean;
+    path text;
 BEGIN
     PERFORM visrec._raise_strangers_code(n.relation, n.key_oid, true);
-    PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
+    path := visrec._enter_path(visrec._safe_path(schemas || n.path));
     EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = ARRAY[NULL, $2] WHERE t.%4$s %5$s ($1)::%6$s '
-        'AND %7$s IS NOT DISTINCT FROM $3 RETURNING t.%2$s IS NULL',
+        'AND COALESCE(%7$s, '''') OPERATOR(pg_catalog.=) COALESCE($3, '''') RETURNING t.%2$s IS NULL',
         n."table", n.vector, n.source, n.key, n.equals, n.key_type, visrec._image_digest(n))
     INTO marked USING row_[1], pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8, row_[2];
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM visrec._leave_path(path);
     -- The row has changed again, which is looked at again; or it has another key by now, or a trigger undid this.
     IF marked IS NULL AND NOT row_security_active(n.relation) THEN
-        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s AS t WHERE %s = $1 AND t.%s IS NOT NULL AND t.%s[1] IS NOT NULL AND (%s%s))',
+        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s AS t WHERE coalesce(%s, '''') = coalesce($1, '''') AND t.%s IS NOT NULL AND t.%s[1] IS NOT NULL AND (%s%s))',
             n."table", visrec._image_digest(n), n.vector, n.source, n.stale,
             CASE WHEN n.holds_bytes THEN format(' OR t.%s[2] IS DISTINCT FROM visrec._stamp(t.%s::bytea)', n.source, n.image) END)
         INTO marked USING row_[2];
@@ -221,7 +222,8 @@ BEGIN
         -- Where a user's BEFORE trigger changed the image, and the one above did not see it. This compares images themselves.
         (CASE WHEN watched THEN format('visrec_%s_late', a.id) END, 'AFTER UPDATE',
          format('FOR EACH ROW WHEN (OLD.%1$s%4$s IS DISTINCT FROM NEW.%1$s%4$s AND NOT (NEW.%2$s IS NULL AND NEW.%3$I IS NOT NULL))',
-             image, vector, a.columns[4], CASE WHEN visrec._base_type(a.types[2]) <> 'bytea'::regtype THEN ' COLLATE pg_catalog."C"' END),
+             image, vector, a.columns[4], (SELECT ' COLLATE pg_catalog."C"' FROM pg_attribute AS f
+                 WHERE f.attrelid = a.relation AND f.attname = a.columns[2] AND f.attcollation <> 0)),
          true),
         (CASE WHEN watched THEN format('visrec_%s_later', a.id) END, 'AFTER UPDATE', 'FOR EACH STATEMENT', false)
     ) AS t (name, event, rest, pins)

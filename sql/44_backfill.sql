@@ -2,6 +2,8 @@
 
 CREATE FUNCTION visrec._tidy(n visrec._names) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    path text;
 BEGIN
     -- Lines and rows that another session is at are passed over, so that nobody waits here.
     IF NOT row_security_active(n.relation) THEN     -- a row that cannot be seen is not gone
@@ -14,14 +16,14 @@ BEGIN
             $query$, n.key_text, n."table", n.due, n.key, n.equals, n.key_type)
         USING n.id;
     END IF;
-    PERFORM set_config('search_path', visrec._safe_path(n.path), true);
+    path := visrec._enter_path(visrec._safe_path(n.path));
     EXECUTE pg_catalog.format($query$
         UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL
         WHERE t.%4$s %5$s ANY (ARRAY(
             SELECT t.%4$s FROM %1$s AS t WHERE NOT %6$s AND t.%2$s IS NOT NULL AND t.%3$s[1] IS NOT NULL
             FOR NO KEY UPDATE SKIP LOCKED))
         $query$, n."table", n.vector, n.source, n.key, n.equals, n.has_image);
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM visrec._leave_path(path);
 END
 $$;
 COMMENT ON FUNCTION visrec._tidy(visrec._names) IS
@@ -70,6 +72,7 @@ DECLARE
     kept bigint[];
     stamps bigint[];
     changed bigint;
+    path text;
 BEGIN
     EXECUTE format('SELECT array_agg(s.key ORDER BY s.id), array_agg(s.path ORDER BY s.id), array_agg(s.kept ORDER BY s.id), '
         'array_agg(s.stamp ORDER BY s.id) FROM (SELECT t.%1$s AS id, %2$s AS key, %3$s AS path, t.%4$s[2] AS kept, %5$s AS stamp '
@@ -85,12 +88,12 @@ BEGIN
                         WITH ORDINALITY AS e (stamp, n) ORDER BY e.n);
     END IF;
     -- A source that no image has: the vector is stale, and the next backfill looks at the image again.
-    PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
+    path := visrec._enter_path(visrec._safe_path(schemas || n.path));
     EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = ARRAY[0, NULL]::bigint[] WHERE t.%3$s %4$s ANY (ARRAY(SELECT c.key FROM '
-        'ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS c (key, kept, stamp) WHERE c.kept IS DISTINCT FROM c.stamp)::%5$s[])',
+        'ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS c (key, kept, stamp) WHERE (c.kept OPERATOR(pg_catalog.=) c.stamp) IS NOT TRUE)::%5$s[])',
         n."table", n.source, n.key, n.equals, n.key_type) USING keys, kept, stamps;
     GET DIAGNOSTICS changed = ROW_COUNT;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM visrec._leave_path(path);
     RETURN jsonb_build_object('changed', changed, 'last', keys[cardinality(keys)]);
 END
 $$;

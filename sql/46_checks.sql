@@ -55,6 +55,12 @@ DECLARE
     owner oid := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation);
     suspect record;
 BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('cannot attach a table in a %s transaction', upper(current_setting('transaction_isolation'))),
+            DETAIL = 'Triggers that were created since it began would not be seen.',
+            HINT = 'Attach in a READ COMMITTED transaction.';
+    END IF;
     SELECT t.tgname, c.oid::regclass AS "table", a.grantee INTO suspect
     FROM (SELECT relation::oid AS oid UNION SELECT p.relid FROM pg_partition_tree(relation) AS p) AS r
     JOIN pg_class AS c ON c.oid = r.oid
@@ -79,6 +85,23 @@ $$;
 COMMENT ON FUNCTION visrec._check_triggers(regclass) IS
     'Raises an error if a table has triggers that a role other than its owner may have made: PostgreSQL does not record who did. '
     'On attached tables only the owner makes triggers (see visrec._watch_table).';
+
+CREATE FUNCTION visrec._warn_of_code(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    former text := (SELECT pg_get_userbyid(p.proowner) FROM pg_proc AS p JOIN pg_class AS c ON c.oid = a.relation
+                    WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_table_' || a.id AND p.proowner <> c.relowner);
+BEGIN
+    IF former IS NOT NULL AND visrec._has_code(a.relation, a.types[1]) THEN
+        RAISE WARNING USING
+            MESSAGE = format('triggers, constraints or other code of table "%s" may be those of role "%s"', visrec._label(a.relation), former),
+            DETAIL = 'The table has another owner since. When visrec writes vectors, its code runs with the rights of the owner.',
+            HINT = 'Look at what the table has (\d in psql), and drop what you do not trust.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._warn_of_code(visrec.attachment) IS
+    'Warns, where a table has changed its owner, of code that the owner before may have left on it.';
 
 CREATE FUNCTION visrec._check_columns(relation regclass, columns name[], model text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

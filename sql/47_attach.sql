@@ -170,6 +170,7 @@ DECLARE
     states jsonb;
 BEGIN
     PERFORM visrec._check_table(relation);
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', relation);      -- or triggers could come after they are checked
     SELECT * INTO before FROM visrec.attachment AS r
     WHERE r.relation = _attach.relation AND r.name = coalesce(_attach.name, r.name) ORDER BY r.id LIMIT 1;
     used := visrec._use_model(coalesce(model, before.model, 'clip-ViT-B-32'));
@@ -178,9 +179,11 @@ BEGIN
     PERFORM visrec._check_columns(relation, a.columns, used.name);
     PERFORM visrec._check_name(a.id, relation, a.name);
     PERFORM visrec._check_vector_column(a);
-    IF before.id IS NULL THEN
+    -- Once a table is attached, only its owner makes triggers.
+    IF NOT EXISTS (SELECT FROM visrec.attachment AS o WHERE o.relation = a.relation) THEN
         PERFORM visrec._check_triggers(relation);
     END IF;
+    PERFORM visrec._warn_of_code(a);
     PERFORM visrec._check_access(relation);
 
     PERFORM visrec._make_columns(relation, a.columns[3], a.columns[4], used.dimension);
@@ -262,14 +265,14 @@ CREATE FUNCTION visrec._take_stale(n visrec._names, schemas name[]) RETURNS json
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     taken bigint;
+    path text := visrec._enter_path(visrec._safe_path(schemas || n.path));
 BEGIN
-    PERFORM set_config('search_path', visrec._safe_path(schemas || n.path), true);
     -- Also those of rows that have no image any more.
     EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL WHERE %4$s OR t.%3$s[1] IS NOT NULL AND (NOT %5$s%6$s)',
         n."table", n.vector, n.source, n.stale, n.has_image,
-        CASE WHEN n.holds_bytes THEN pg_catalog.format(' OR t.%s[2] IS DISTINCT FROM visrec._stamp(t.%s::pg_catalog.bytea)', n.source, n.image) END);
+        CASE WHEN n.holds_bytes THEN pg_catalog.format(' OR (t.%s[2] OPERATOR(pg_catalog.=) visrec._stamp(t.%s::pg_catalog.bytea)) IS NOT TRUE', n.source, n.image) END);
     GET DIAGNOSTICS taken = ROW_COUNT;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM visrec._leave_path(path);
     RETURN pg_catalog.to_jsonb(taken);
 END
 $$;

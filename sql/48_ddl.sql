@@ -24,6 +24,10 @@ BEGIN
         END LOOP;
         DELETE FROM visrec.attachment AS r WHERE r.id = a.id;
     END LOOP;
+    -- Of tables that were attached after the snapshot of the transaction that dropped them.
+    DELETE FROM visrec.attachment AS r WHERE r.id = ANY (ARRAY(
+        SELECT o.id FROM visrec.attachment AS o WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = o.relation)
+        FOR UPDATE SKIP LOCKED));
     -- A table of events. Whoever named it may hold the line locked: then it stays, and says what it lacks.
     UPDATE visrec.attachment AS r SET events = NULL, event_columns = NULL WHERE r.id = ANY (ARRAY(
         SELECT e.id FROM pg_event_trigger_dropped_objects() AS d JOIN visrec.attachment AS e ON e.events = d.objid
@@ -189,7 +193,16 @@ CREATE FUNCTION visrec._watch_table() RETURNS event_trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     a visrec.attachment;
+    relation regclass := (SELECT t.tgrelid FROM pg_event_trigger_ddl_commands() AS d
+                          JOIN pg_trigger AS t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid LIMIT 1);
 BEGIN
+    -- What is attached is not known for certain: it may have been attached since.
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') AND visrec._owns(relation) IS NOT TRUE THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('must be owner of table "%s" to create triggers on it in a %s transaction', visrec._label(relation),
+                upper(current_setting('transaction_isolation'))),
+            HINT = 'Create it in a READ COMMITTED transaction.';
+    END IF;
     FOR a IN
         SELECT r.* FROM pg_event_trigger_ddl_commands() AS d
         JOIN pg_trigger AS t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
@@ -198,7 +211,7 @@ BEGIN
         JOIN pg_proc AS p ON p.oid = t.tgfoid
         WHERE NOT (p.pronamespace = 'visrec'::regnamespace AND visrec._owns(r.relation))        -- visrec's own
     LOOP
-        IF NOT visrec._owns(a.relation) THEN
+        IF visrec._owns(a.relation) IS NOT TRUE THEN
             RAISE insufficient_privilege USING
                 MESSAGE = format('must be owner of table "%s" to create triggers on it, because it is attached', visrec._label(a.relation)),
                 DETAIL = 'When visrec writes vectors, triggers run with the rights of the owner.';

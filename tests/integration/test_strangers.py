@@ -1,5 +1,7 @@
 """Strangers at a table: who may make triggers on it, call its functions, or write its lines."""
 
+import threading
+
 import psycopg
 import pytest
 
@@ -624,3 +626,72 @@ def test_triggers_keep_their_state_when_a_type_changes(posts):
         " AND tgenabled <> 'O' ORDER BY 1"
     )
     assert states.fetchall() == [("visrec_1_key", "D"), ("visrec_1_update", "A")]
+
+
+# Snapshots: catalogs are read as of the transaction's beginning, and triggers fire as of now -----
+
+
+def test_an_old_snapshot_lets_no_trigger_in(alice, connect, paths):
+    old = connect(autocommit=True)
+    become(old, "eve")
+    old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    old.execute("SELECT 1")
+    become(
+        alice,
+        "alice",
+        "CREATE TABLE late (id int PRIMARY KEY, image_path text)",
+        "GRANT ALL ON late TO visrec_eve",
+        "SELECT visrec.attach('late', model => 'pixels')",
+    )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        old.execute(
+            "CREATE TRIGGER t BEFORE UPDATE ON alice.late FOR EACH ROW"
+            " EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+        )
+
+
+def test_attach_waits_for_triggers_that_are_being_made(alice, connect):
+    become(alice, "alice", "CREATE TABLE late (id int PRIMARY KEY, image_path text)")
+    become(alice, "alice", "GRANT ALL ON late TO visrec_eve")
+    other = connect()
+    become(other, "eve")
+    other.execute(
+        "CREATE TRIGGER t BEFORE UPDATE ON alice.late FOR EACH ROW"
+        " EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    )
+    threading.Timer(1, other.commit).start()
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may be others'"):
+        alice.execute("SELECT visrec.attach('late', model => 'pixels')")
+
+
+def test_attach_in_an_old_snapshot_is_refused(alice):
+    become(alice, "alice", "CREATE TABLE late (id int PRIMARY KEY, image_path text)")
+    alice.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="REPEATABLE READ"):
+        alice.execute("SELECT visrec.attach('late', model => 'pixels')")
+    alice.execute("ROLLBACK")
+
+
+def test_a_table_dropped_in_an_old_snapshot_leaves_no_line(alice, connect):
+    old = connect(autocommit=True)
+    become(alice, "eve", "CREATE TABLE k (id int PRIMARY KEY, image_path text)")
+    become(old, "eve")
+    old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    old.execute("SELECT 1")
+    alice.execute("SELECT visrec.attach('k', model => 'pixels')")
+    old.execute("DROP TABLE k")
+    old.execute("COMMIT")
+    become(alice, None)
+    become(alice, None, "CREATE TABLE other ()", "DROP TABLE other")  # whoever drops a table next
+    left = alice.execute("SELECT count(*) FROM visrec.attachment").fetchone()
+    assert left == (1,)
+
+
+def test_a_new_owner_is_told_of_the_code_that_is_there(etab):
+    become(etab, "eve", SPY.format(name="spy"))
+    become(
+        etab, "eve", "CREATE TRIGGER s BEFORE UPDATE ON etab FOR EACH ROW EXECUTE FUNCTION spy()"
+    )
+    heard = notices(etab)
+    become(etab, None, "ALTER TABLE eve.etab OWNER TO visrec_alice")
+    assert any("may be those of role" in text for _, text, _ in heard)
