@@ -27,6 +27,8 @@ BEGIN
     -- Of tables that were attached after the snapshot of the transaction that dropped them.
     DELETE FROM visrec.attachment AS r WHERE r.id = ANY (ARRAY(
         SELECT o.id FROM visrec.attachment AS o WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = o.relation)
+            -- Not when it is called for the functions that are dropped above.
+            AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS d WHERE d.classid = 'pg_class'::regclass)
         FOR UPDATE SKIP LOCKED));
     -- A table of events. Whoever named it may hold the line locked: then it stays, and says what it lacks.
     UPDATE visrec.attachment AS r SET events = NULL, event_columns = NULL WHERE r.id = ANY (ARRAY(
