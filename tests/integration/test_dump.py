@@ -58,7 +58,10 @@ def rights(connection):
     ).fetchall()
 
 
-ATTACHED = "SELECT relation::text, to_jsonb(a) - 'relation' - 'events' FROM visrec.attached AS a"
+ATTACHED = (
+    "SELECT relation::text, to_jsonb(a) - 'relation' - 'events' FROM visrec.attached AS a"
+    " ORDER BY 1, name"
+)
 FAILURES = "SELECT relation::text, to_jsonb(f) - 'relation' FROM visrec.failure AS f ORDER BY 2"
 SETTINGS = "SELECT name, value FROM visrec.setting ORDER BY name"
 ROWS = "SELECT to_jsonb(p) FROM posts AS p ORDER BY id"
