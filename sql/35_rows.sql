@@ -107,8 +107,7 @@ BEGIN
         WHERE n.nspname = ANY (schemas) AND n.nspname !~ '^pg_(toast_)?temp_' AND NOT EXISTS (
             SELECT FROM (SELECT a.grantee FROM aclexplode(n.nspacl) AS a WHERE a.privilege_type = 'CREATE'
                          UNION ALL SELECT n.nspowner) AS c (role)
-            WHERE NOT (c.role = 6171 OR c.role <> 0 AND (pg_has_role(c.role, current_user, 'MEMBER')
-                OR (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = c.role))
+            WHERE NOT (c.role = 6171 OR visrec._trusted(c.role)
                 OR n.nspname = 'public' AND pg_has_role(session_user, current_user, 'MEMBER'))));
 END
 $$;

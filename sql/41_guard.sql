@@ -161,8 +161,7 @@ CREATE FUNCTION visrec._strangers_temporary() RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN pg_my_temp_schema() <> 0 AND EXISTS (
-        SELECT FROM pg_type AS t JOIN pg_roles AS r ON r.oid = t.typowner
-        WHERE t.typnamespace = pg_my_temp_schema() AND NOT (r.rolsuper OR pg_has_role(r.oid, current_user, 'MEMBER')));
+        SELECT FROM pg_type AS t WHERE t.typnamespace = pg_my_temp_schema() AND NOT visrec._trusted(t.typowner));
 END
 $$;
 COMMENT ON FUNCTION visrec._strangers_temporary() IS
