@@ -19,13 +19,16 @@ BEGIN
             PERFORM visrec._cannot_embed(%1$s, TG_RELID, TG_LEVEL, TG_OP);
         END IF;
         RETURN NEW;
-    ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        EXECUTE visrec._inserted_keys(n, TG_RELID) INTO keys;
+    ELSIF TG_RELID OPERATOR(pg_catalog.<>) n.relation THEN
+        PERFORM visrec._check_caller(n, TG_RELID);
+    END IF;
+    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+        EXECUTE visrec._inserted_keys(n) INTO keys;
         PERFORM visrec._embed_rows(n, keys, pg_catalog.current_schemas(false));
     ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
-        RETURN pg_catalog.jsonb_populate_record(NEW, visrec._mark(n, TG_RELID));
+        RETURN pg_catalog.jsonb_populate_record(NEW, visrec._mark(n));
     ELSIF TG_NAME OPERATOR(pg_catalog.=) 'visrec_%1$s_late' THEN
-        EXECUTE visrec._row_image(n, TG_RELID) INTO keys USING NEW;
+        EXECUTE visrec._row_image(n) INTO keys USING NEW;
         PERFORM visrec._mark_late(n, keys, pg_catalog.current_schemas(false));
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND TG_LEVEL OPERATOR(pg_catalog.=) 'STATEMENT' THEN
         IF TG_NAME OPERATOR(pg_catalog.=) 'visrec_%1$s_later'
@@ -33,13 +36,13 @@ BEGIN
         THEN        -- visrec writes, and a trigger changed the image meanwhile: each time, perhaps
             RETURN NULL;
         END IF;
-        PERFORM visrec._embed_rows(n, visrec._marked_keys(n, TG_RELID), pg_catalog.current_schemas(false));
+        PERFORM visrec._embed_rows(n, visrec._marked_keys(n), pg_catalog.current_schemas(false));
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
         PERFORM visrec._forget_failures(%1$s);
     ELSE                    -- a row without a vector went, or its key was set
-        EXECUTE visrec._row_key(n, TG_RELID) INTO keys USING OLD;
+        EXECUTE visrec._row_key(n) INTO keys USING OLD;
         IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-            EXECUTE visrec._row_key(n, TG_RELID) INTO new_keys USING NEW;
+            EXECUTE visrec._row_key(n) INTO new_keys USING NEW;
         END IF;
         IF new_keys IS NULL OR keys OPERATOR(pg_catalog.<>) new_keys THEN
             PERFORM visrec._forget_failures(%1$s, keys);

@@ -43,43 +43,34 @@ COMMENT ON FUNCTION visrec._cannot_embed(integer, regclass, text, text) IS
     'What an attachment''s trigger does where the attachment is gone, or the table has changed: a WARNING, once a statement; an error '
     'for an UPDATE of images that have vectors, and where on_error is raise.';
 
-CREATE FUNCTION visrec._inserted_keys(n visrec._names, relation oid) RETURNS text
+CREATE FUNCTION visrec._inserted_keys(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF relation <> n.relation THEN
-        PERFORM visrec._check_caller(n, relation);
-    END IF;
     RETURN format('SELECT pg_catalog.array_agg(%s) FROM new_rows AS t WHERE t.%s IS NULL AND %s', n.key_text, n.vector, n.has_image);
 END
 $$;
-COMMENT ON FUNCTION visrec._inserted_keys(visrec._names, oid) IS
+COMMENT ON FUNCTION visrec._inserted_keys(visrec._names) IS
     'The statement for the keys of inserted rows that are to be embedded; for the trigger function, which sees new_rows.';
 
-CREATE FUNCTION visrec._mark(n visrec._names, relation oid) RETURNS jsonb
+CREATE FUNCTION visrec._mark(n visrec._names) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF relation <> n.relation THEN
-        PERFORM visrec._check_caller(n, relation);
-    END IF;
     RETURN (
         SELECT jsonb_object_agg(f.attname, CASE f.attnum WHEN a.numbers[4] THEN jsonb_build_array(NULL, pg_current_xact_id()::text) END)
         FROM visrec.attachment AS a JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = ANY (a.numbers[3:4])
         WHERE a.id = n.id);
 END
 $$;
-COMMENT ON FUNCTION visrec._mark(visrec._names, oid) IS
+COMMENT ON FUNCTION visrec._mark(visrec._names) IS
     'What a row is set to when its image changes: no vector, and the transaction''s number as its source, by which the '
     'AFTER trigger finds the row.';
 
-CREATE FUNCTION visrec._marked_keys(n visrec._names, relation oid) RETURNS text[]
+CREATE FUNCTION visrec._marked_keys(n visrec._names) RETURNS text[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     keys text[];
     bare text[];        -- of rows that lost their image
 BEGIN
-    IF relation <> n.relation THEN
-        PERFORM visrec._check_caller(n, relation);
-    END IF;
     IF pg_current_xact_id_if_assigned() IS NULL THEN      -- nothing is written, nothing marked
         RETURN NULL;
     END IF;
@@ -93,18 +84,15 @@ BEGIN
     RETURN keys;
 END
 $$;
-COMMENT ON FUNCTION visrec._marked_keys(visrec._names, oid) IS 'The keys of the rows whose image this statement changed.';
+COMMENT ON FUNCTION visrec._marked_keys(visrec._names) IS 'The keys of the rows whose image this statement changed.';
 
-CREATE FUNCTION visrec._row_image(n visrec._names, relation oid) RETURNS text
+CREATE FUNCTION visrec._row_image(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF relation <> n.relation THEN
-        PERFORM visrec._check_caller(n, relation);
-    END IF;
     RETURN format('SELECT ARRAY[%s, %s] FROM (SELECT ($1).*) AS t', n.key_text, visrec._image_digest(n));
 END
 $$;
-COMMENT ON FUNCTION visrec._row_image(visrec._names, oid) IS
+COMMENT ON FUNCTION visrec._row_image(visrec._names) IS
     'The statement for the key of a row that is its parameter, and the digest of its image.';
 
 CREATE FUNCTION visrec._image_digest(n visrec._names) RETURNS text
@@ -146,16 +134,13 @@ COMMENT ON FUNCTION visrec._mark_late(visrec._names, text[], name[]) IS
     'Takes the vector from a row (its key, and the digest of its image) whose image a trigger changed after visrec''s BEFORE '
     'trigger, or without it, and marks it. Raises an error where it could not, since the vector is of another picture.';
 
-CREATE FUNCTION visrec._row_key(n visrec._names, relation oid) RETURNS text
+CREATE FUNCTION visrec._row_key(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF relation <> n.relation THEN
-        PERFORM visrec._check_caller(n, relation);
-    END IF;
     RETURN format('SELECT ARRAY[%s] FROM (SELECT ($1).*) AS t', n.key_text);
 END
 $$;
-COMMENT ON FUNCTION visrec._row_key(visrec._names, oid) IS 'The statement for the key of a row that is its parameter.';
+COMMENT ON FUNCTION visrec._row_key(visrec._names) IS 'The statement for the key of a row that is its parameter.';
 
 -- The triggers -------------------------------------------------------------------------------------
 
