@@ -3,6 +3,11 @@
 
 \echo Use "CREATE EXTENSION visrec CASCADE" to load this file. \quit
 
+-- What this script itself runs or binds, views and defaults among it, is found in pg_catalog: in the schema of pgvector others
+-- may have made an operator that fits better than PostgreSQL's own. Only what has a vector among its arguments needs that schema.
+SELECT pg_catalog.set_config('visrec.path_with_vector', pg_catalog.current_setting('search_path'), true);
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 -- Whoever can create in this schema could put a function of theirs in the place of one of ours.
 DO $$
 DECLARE

@@ -71,6 +71,7 @@ REVOKE ALL ON FUNCTION visrec.set(text, text) FROM PUBLIC;
 
 -- Models -----------------------------------------------------------------------------------
 
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('visrec.path_with_vector'), true);
 CREATE TABLE visrec.model (
     name text PRIMARY KEY,
     directory text,
@@ -79,6 +80,7 @@ CREATE TABLE visrec.model (
     reference vector,
     built_in boolean NOT NULL DEFAULT false
 );
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 SELECT pg_catalog.pg_extension_config_dump('visrec.model', 'WHERE NOT built_in');
 COMMENT ON TABLE visrec.model IS
     'Models that tables can be attached with: where each is on the server, how many numbers its vectors have, '
@@ -97,6 +99,7 @@ SELECT pg_catalog.pg_extension_config_dump('visrec.attachment_id', '');
 COMMENT ON SEQUENCE visrec.attachment_id IS 'The next attachment''s id.';
 GRANT SELECT ON SEQUENCE visrec.attachment_id TO pg_database_owner;
 
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('visrec.path_with_vector'), true);
 CREATE TABLE visrec.attachment (
     id integer PRIMARY KEY,
     relation regclass NOT NULL,
@@ -121,6 +124,7 @@ CREATE TABLE visrec.attachment (
     operators text[],
     gone boolean
 );
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 SELECT pg_catalog.pg_extension_config_dump('visrec.attachment',
     'WHERE relation::pg_catalog.oid OPERATOR(pg_catalog.=) ANY (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE visrec.attachment IS

@@ -263,7 +263,7 @@ BEGIN
            f.names[1], a.types[1], CASE WHEN a.types[1]::oid IN (20, 21, 23) THEN format_type(a.types[1], -1)
                ELSE visrec._type_name(a.types[1]) END, CASE WHEN a.types[1]::oid IN (20, 21, 23, 2950) THEN format('pg_catalog.format(''%%s'', t.%s)', f.names[1])
                ELSE visrec._key_expression('t.' || f.names[1], a.types[1]) END,
-           a.operators[1], a.operators[2],
+           o.names[1], o.names[2],
            f.names[2], i.holds_bytes,
            -- An empty path is no image: Django, for one, never stores NULL there.
            CASE WHEN i.holds_bytes THEN format('t.%s IS NOT NULL', f.names[2])
@@ -281,6 +281,9 @@ BEGIN
         SELECT array_agg(quote_ident(f.attname) ORDER BY k.n) AS names, bool_and(f.atttypid IS NOT DISTINCT FROM k.type) AS sound
         FROM unnest(a.numbers, a.types) WITH ORDINALITY AS k (number, type, n)
         LEFT JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = k.number AND NOT f.attisdropped) AS f
+    -- Outside pg_catalog a schema may be renamed, and another take its name.
+    CROSS JOIN LATERAL (SELECT CASE WHEN array_to_string(a.operators, ' ') ~ '^OPERATOR\(pg_catalog\.\S+ OPERATOR\(pg_catalog\.\S+$'
+        THEN a.operators ELSE visrec._key_operators(a.relation, a.numbers[1]) END AS names OFFSET 0) AS o
     CROSS JOIN LATERAL (SELECT CASE a.types[2]::oid WHEN 25 THEN false WHEN 1043 THEN false      -- text, varchar
         ELSE visrec._base_type(a.types[2]) = 17 END AS holds_bytes OFFSET 0) AS i
     CROSS JOIN LATERAL (SELECT

@@ -58,7 +58,9 @@ DECLARE
 BEGIN
     IF TG_OP = 'UPDATE' THEN    -- of the line before: ON CONFLICT asks no view's condition of it
         PERFORM visrec._check_owner(OLD.relation);
-        IF NEW.gone THEN
+        IF NEW.gone THEN        -- and nothing else
+            NEW := OLD;
+            NEW.gone := true;
             RETURN NEW;
         END IF;
     -- ON CONFLICT would lock the line that has it.
@@ -69,7 +71,8 @@ BEGIN
     NEW.numbers := visrec._numbers(NEW.relation, NEW.columns);
     NEW.event_numbers := CASE WHEN NEW.events IS NOT NULL THEN visrec._numbers(NEW.events, NEW.event_columns) END;
     -- In a restore the primary key comes after the data.
-    NEW.operators := coalesce(nullif(visrec._key_operators(NEW.relation, NEW.numbers[1]), '{}'), NEW.operators);
+    NEW.operators := coalesce(nullif(visrec._key_operators(NEW.relation, NEW.numbers[1]), '{}'),
+        CASE WHEN super THEN NEW.operators WHEN TG_OP = 'UPDATE' THEN OLD.operators END);
     NEW.weights := visrec._weights(NEW.fingerprint);
     IF NOT super THEN
         IF TG_OP = 'INSERT' THEN

@@ -64,6 +64,7 @@ $$;
 COMMENT ON FUNCTION visrec._model_terms(text) IS
     'What the Python package needs to run a model: its directory, its fingerprint (NULL: not registered), the settings.';
 
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('visrec.path_with_vector'), true);    -- see 00_header.sql
 CREATE FUNCTION visrec.embed_image(path text, model text DEFAULT 'clip-ViT-B-32') RETURNS vector
 LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -93,6 +94,8 @@ $$;
 COMMENT ON FUNCTION visrec.embed_text(text, text) IS
     'The vector of a text, comparable with the model''s image vectors; an error for models without a text tower.';
 REVOKE ALL ON FUNCTION visrec.embed_text(text, text) FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 CREATE FUNCTION visrec._register_model(name text, directory text) RETURNS visrec.model
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -66,6 +66,14 @@ DECLARE
 BEGIN
     IF owner IS NULL THEN       -- no line of a dump keeps those of other tables out
         RETURN NULL;
+    ELSIF EXISTS (
+        SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid JOIN pg_class AS c ON c.oid = t.tgrelid
+        WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_trigger_' || NEW.id AND t.tgparentid = 0
+            AND t.tgrelid <> NEW.relation AND pg_get_userbyid(p.proowner) <> owner AND pg_get_userbyid(c.relowner) <> owner)
+    THEN        -- whose code it is would change under a table of somebody else's
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('function visrec._trigger_%s belongs to triggers of another table', NEW.id),
+            DETAIL = 'Its attachment is not there: the data of visrec.attachment were not restored.';
     END IF;
     FOR made IN SELECT * FROM (VALUES
         ('_table_' || NEW.id, 'text, jsonb', 'task text, arguments jsonb', 'jsonb', bodies.table_function,
@@ -109,7 +117,7 @@ COMMENT ON FUNCTION visrec._make_functions() IS
     'Makes an attachment''s functions in schema visrec: owned by the table''s owner, who alone may call them.';
 
 CREATE TRIGGER b_make AFTER INSERT OR UPDATE OF relation ON visrec.attachment
-FOR EACH ROW EXECUTE FUNCTION visrec._make_functions();
+FOR EACH ROW WHEN (NEW.gone IS NOT TRUE) EXECUTE FUNCTION visrec._make_functions();
 
 CREATE FUNCTION visrec._drop_made() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,14 +1,50 @@
 -- What a table's owner's code could leave behind in the session of an administrator who has something done on the table:
 -- it runs as the owner, but what waits for the transaction's end, or for the next statement, would run as the administrator.
+-- What only reads is done in a block that ends with an error, so that nothing of it stays (42_as_owner.sql); all but prepared
+-- statements, which no error undoes. What writes is compared with what was there before.
+
+CREATE FUNCTION visrec._prepared_statements() RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT coalesce(jsonb_object_agg(p.name, p.prepare_time), '{}') FROM pg_prepared_statements AS p);
+END
+$$;
+COMMENT ON FUNCTION visrec._prepared_statements() IS
+    'The session''s prepared statements, and when they were prepared, by which one tells them from others of their names.';
+
+CREATE FUNCTION visrec._check_before(relation oid, writes boolean) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- The time of each is that of the client's message it came in.
+    IF EXISTS (SELECT FROM pg_prepared_statements AS p WHERE p.prepare_time = statement_timestamp()) THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('cannot act for the owner of table "%s" in the message that prepares a statement', visrec._label(relation)),
+            HINT = 'Send PREPARE by itself.';
+    ELSIF writes AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        -- What the owner's code could leave would not be seen.
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('cannot act for the owner of table "%s" in a %s transaction', visrec._label(relation),
+                upper(current_setting('transaction_isolation'))),
+            HINT = 'Call it in a READ COMMITTED transaction, or let the owner of the table make this call.';
+    ELSIF writes AND current_setting('track_counts') = 'off' AND current_setting('server_version_num')::integer < 180000 THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('cannot act for the owner of table "%s" while track_counts is off', visrec._label(relation)),
+            DETAIL = 'Deferred triggers of the owner would run with your rights, and could not be seen.',
+            HINT = 'Turn it on, or let the owner of the table make this call.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_before(oid, boolean) IS
+    'Raises an error where it could not be seen, afterwards, what a table''s owner''s code left in the session.';
 
 CREATE FUNCTION visrec._session_state() RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN jsonb_build_object(
         'settings', (SELECT jsonb_object_agg(s.name, s.setting) FROM pg_settings AS s
-                     WHERE s.context = 'user' AND s.name <> 'search_path' AND s.name !~ '\.'),
+                     WHERE s.context = 'user' AND s.source = 'session' AND s.name <> 'search_path'),
         'cursors', (SELECT jsonb_agg(c.name ORDER BY c.name) FROM pg_cursors AS c WHERE c.is_holdable),
-        'prepared statements', (SELECT jsonb_object_agg(p.name, p.prepare_time) FROM pg_prepared_statements AS p),
+        'prepared statements', visrec._prepared_statements(),
         'temporary objects', (SELECT jsonb_agg(o.oid ORDER BY o.oid) FROM (
             SELECT c.oid FROM pg_class AS c WHERE c.relnamespace = pg_my_temp_schema()
             UNION ALL SELECT t.oid FROM pg_type AS t WHERE t.typnamespace = pg_my_temp_schema()
@@ -16,10 +52,13 @@ BEGIN
             UNION ALL SELECT p.oid FROM pg_operator AS p WHERE p.oprnamespace = pg_my_temp_schema()) AS o),
         -- Since PostgreSQL 18 they run as the role that caused them. Exclusion constraints may have expressions.
         'deferred triggers', CASE WHEN current_setting('server_version_num')::integer < 180000 THEN (
-            SELECT sum(pg_stat_get_xact_tuples_inserted(t.tgrelid) + pg_stat_get_xact_tuples_updated(t.tgrelid)
-                + pg_stat_get_xact_tuples_deleted(t.tgrelid))
-            FROM pg_trigger AS t LEFT JOIN pg_constraint AS c ON c.oid = t.tgconstraint
-            WHERE t.tgdeferrable AND (NOT t.tgisinternal OR c.contype = 'x')) END);
+            -- Of each table: a sum would not show that one went while another came.
+            SELECT jsonb_object_agg(r.relation, r.written) FROM (
+                SELECT t.tgrelid AS relation, max(pg_stat_get_xact_tuples_inserted(t.tgrelid)
+                    + pg_stat_get_xact_tuples_updated(t.tgrelid) + pg_stat_get_xact_tuples_deleted(t.tgrelid)) AS written
+                FROM pg_trigger AS t LEFT JOIN pg_constraint AS c ON c.oid = t.tgconstraint
+                WHERE t.tgdeferrable AND (NOT t.tgisinternal OR c.contype = 'x') GROUP BY t.tgrelid) AS r
+            WHERE r.written > 0) END);
 END
 $$;
 COMMENT ON FUNCTION visrec._session_state() IS
@@ -28,7 +67,8 @@ COMMENT ON FUNCTION visrec._session_state() IS
 CREATE FUNCTION visrec._check_session(before jsonb, relation oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    after jsonb := visrec._session_state();
+    after jsonb := CASE WHEN before ? 'settings' THEN visrec._session_state()
+        ELSE jsonb_build_object('prepared statements', visrec._prepared_statements()) END;
     name text;
     changed text[] := ARRAY(SELECT b.key FROM jsonb_each(before) AS b WHERE b.value IS DISTINCT FROM after -> b.key ORDER BY b.key);
 BEGIN
@@ -161,9 +201,10 @@ CREATE FUNCTION visrec._strangers_temporary() RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN pg_my_temp_schema() <> 0 AND EXISTS (
-        SELECT FROM pg_type AS t WHERE t.typnamespace = pg_my_temp_schema() AND NOT visrec._trusted(t.typowner));
+        SELECT FROM pg_type AS t WHERE t.typnamespace = pg_my_temp_schema() AND NOT visrec._trusted(t.typowner)
+        UNION ALL SELECT FROM pg_class AS c WHERE c.relnamespace = pg_my_temp_schema() AND NOT visrec._trusted(c.relowner));
 END
 $$;
 COMMENT ON FUNCTION visrec._strangers_temporary() IS
-    'Whether code of the current role, a table''s owner, could find a temporary table of somebody else''s under a name that it '
+    'Whether code of the current role, a table''s owner, could find a temporary table or sequence of somebody else''s under a name that it '
     'does not qualify: PostgreSQL looks there whatever the search_path.';

@@ -3,13 +3,18 @@
 CREATE FUNCTION visrec._call(attachment integer, task text, arguments jsonb DEFAULT '{}') RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    writes CONSTANT boolean := visrec._writes(task);
+    released CONSTANT text := current_setting('visrec.released', true);
     a visrec.attachment;
     before jsonb;
+    done boolean := false;
     result jsonb;
 BEGIN
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
     IF current_user <> (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = a.relation) THEN
-        before := visrec._session_state();
+        PERFORM visrec._check_before(a.relation, writes);
+        before := CASE WHEN writes THEN visrec._session_state()
+            ELSE jsonb_build_object('prepared statements', visrec._prepared_statements()) END;
     END IF;
     IF NOT EXISTS (
         SELECT FROM pg_proc AS p JOIN pg_class AS c ON c.relowner = p.proowner
@@ -18,21 +23,39 @@ BEGIN
     THEN
         PERFORM visrec._raise_problem(a);
     END IF;
-    EXECUTE format('SELECT visrec.%I($1, $2)', '_table_' || attachment) INTO result
-    USING task, arguments || jsonb_build_object('role', current_setting('role'), 'session_user', session_user);
+    arguments := arguments || jsonb_build_object('role', current_setting('role'), 'session_user', session_user);
+    IF before IS NULL OR writes THEN
+        EXECUTE format('SELECT visrec.%I($1, $2)', '_table_' || attachment) INTO result USING task, arguments;
+    ELSE
+        BEGIN
+            EXECUTE format('SELECT visrec.%I($1, $2)', '_table_' || attachment) INTO result USING task, arguments;
+            done := true;
+            RAISE EXCEPTION USING ERRCODE = 'VR000';    -- undoes all but the result, which is in a variable
+        EXCEPTION WHEN SQLSTATE 'VR000' THEN
+            IF NOT done THEN        -- the owner's code knows the number
+                RAISE;
+            END IF;
+        END;
+    END IF;
     IF before IS NOT NULL THEN      -- until the path is known to be ours, each operator is qualified
         IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
             PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
             before := pg_catalog.jsonb_set(before, '{search_path}', 'true');
         END IF;
         PERFORM visrec._check_session(before, a.relation);
+        PERFORM set_config('visrec.released', released, true);
     END IF;
     RETURN result;
 END
 $$;
 COMMENT ON FUNCTION visrec._call(integer, text, jsonb) IS
-    'Does a task on an attached table''s rows as its owner, by visrec._as_owner; for others than the owner, an error if the owner''s '
-    'code left something in the session.';
+    'Does a task on an attached table''s rows as its owner, by visrec._as_owner. For others than the owner nothing that the '
+    'owner''s code does stays if the task only reads; and if it writes, there is an error if that code left something in the session.';
+
+CREATE FUNCTION visrec._writes(task text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN task OPERATOR(pg_catalog.=) ANY ('{batch,retry,tidy,take_stale,recheck}'::pg_catalog.text[]);
+COMMENT ON FUNCTION visrec._writes(text) IS 'Whether a task of visrec._as_owner writes.';
 
 CREATE FUNCTION visrec._acts_for_owner(relation regclass) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -59,7 +82,7 @@ BEGIN
             MESSAGE = format('function visrec._table_%s does not run as the owner of table "%s"', attachment, visrec._label(n.relation)),
             HINT = (SELECT visrec._attach_call(a) FROM visrec.attachment AS a WHERE a.id = attachment);
     END IF;
-    PERFORM visrec._raise_strangers_code(n.relation, n.key_oid, task IN ('batch', 'retry', 'tidy', 'take_stale', 'recheck'));
+    PERFORM visrec._raise_strangers_code(n.relation, n.key_oid, visrec._writes(task));
     CASE task
     WHEN 'coverage' THEN
         RETURN jsonb_object_agg(s.state, s.rows) FROM visrec._count_states(attachment) AS s;

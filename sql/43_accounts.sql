@@ -145,8 +145,8 @@ BEGIN
     ELSIF visrec._acts_for_owner(relation) THEN
         PERFORM visrec._note_hidden(relation);
         RETURN QUERY SELECT * FROM visrec._coverage(attachment);
-    ELSIF NOT has_table_privilege(relation, 'SELECT')
-        AND has_function_privilege('visrec._monitor_coverage(integer)', 'EXECUTE') THEN
+    ELSIF NOT visrec._owns(relation) AND has_function_privilege('visrec._monitor_coverage(integer)', 'EXECUTE') THEN
+        -- Whatever else it may read: with its own rights it would run the table's policies.
         PERFORM visrec._note_hidden(relation);
         RETURN QUERY SELECT * FROM visrec._monitor_coverage(attachment);
     ELSE

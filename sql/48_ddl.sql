@@ -129,9 +129,16 @@ BEGIN
                             SELECT FROM pg_extension AS e WHERE e.oid = d.objid AND (e.extname = 'visrec' OR EXISTS (
                                 SELECT FROM pg_depend AS m WHERE m.classid = 'pg_type'::regclass AND m.objid = ANY (r.types::oid[])
                                     AND m.refclassid = 'pg_extension'::regclass AND m.refobjid = d.objid AND m.deptype = 'e'))))
-              AND visrec._owns(r.relation)
            OR r.id::text = ANY (released) AND visrec._owns(r.relation)
     LOOP
+        IF visrec._owns(a.relation) IS NOT TRUE THEN    -- another's table in the current role's schema, or of its types
+            BEGIN
+                PERFORM visrec._renew_searches(a.id);
+            EXCEPTION WHEN OTHERS THEN
+                NULL;       -- they ask whether their names hold
+            END;
+            CONTINUE;
+        END IF;
         -- A dump that is being restored makes its triggers last.
         CONTINUE WHEN NOT EXISTS (SELECT FROM visrec._our_triggers(a.relation) AS o WHERE o.attachment = a.id);
         now := visrec._as_now(a);
@@ -187,7 +194,7 @@ COMMENT ON FUNCTION visrec._follow_table() IS
 REVOKE ALL ON FUNCTION visrec._follow_table() FROM PUBLIC;
 
 CREATE EVENT TRIGGER visrec_follow_table ON ddl_command_end
-WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER EXTENSION')
+WHEN TAG IN ('ALTER TABLE', 'ALTER INDEX', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER EXTENSION')
 EXECUTE FUNCTION visrec._follow_table();
 COMMENT ON EVENT TRIGGER visrec_follow_table IS 'visrec: attachments follow their tables';
 

@@ -1,6 +1,9 @@
 -- Searching: what is nearest to a vector. All of it runs as its caller, so that the table's own rights and row-level
 -- security hold, and none of it has PL/Python in it. The shells of 45_shells.sql pass their calls on to here.
 
+-- From here to 61_reduce.sql, functions have vectors among their arguments: see 00_header.sql.
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('visrec.path_with_vector'), true);
+
 CREATE FUNCTION visrec._no_vector(n visrec._names, row_id text, strict boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -124,7 +127,7 @@ BEGIN
     -- More than 1000 the index does not find in one go.
     IF n.index_method <> 'none' AND k < 1000 AND (estimate > few) IS NOT FALSE THEN
         IF filter IS NULL THEN
-            EXECUTE format('SELECT f.ids, f.distances FROM visrec.%I($1, $2, $3) AS f', '_nearest_' || n.id) INTO found
+            EXECUTE format('SELECT f.ids, f.distances FROM visrec.%I($1, $2, $3, false) AS f', '_nearest_' || n.id) INTO found
             USING query, excluded, k;
         ELSE
             found := visrec._by_index(n, query, excluded, k, filter, condition, share);

@@ -3,28 +3,28 @@
 CREATE FUNCTION visrec._blend(a vector, weight_a double precision, b vector, weight_b double precision) RETURNS vector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT a * array_fill(weight_a::real, ARRAY[vector_dims(a)])::vector
-         + b * array_fill(weight_b::real, ARRAY[vector_dims(b)])::vector;
+    SELECT a * pg_catalog.array_fill(weight_a::real, ARRAY[vector_dims(a)])::vector
+         + b * pg_catalog.array_fill(weight_b::real, ARRAY[vector_dims(b)])::vector;
 END;
 COMMENT ON FUNCTION visrec._blend(vector, double precision, vector, double precision) IS 'weight_a · a + weight_b · b.';
 
 CREATE FUNCTION visrec._cosine(a vector, b vector) RETURNS double precision
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-RETURN 1 - (a <=> b);
+RETURN 1::double precision - (a <=> b);
 COMMENT ON FUNCTION visrec._cosine(vector, vector) IS 'The cosine of two vectors.';
 
 CREATE FUNCTION visrec._average(vectors vector[]) RETURNS vector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT avg(v) FROM unnest(vectors) AS v;
+    SELECT avg(v) FROM pg_catalog.unnest(vectors) AS v;
 END;
 COMMENT ON FUNCTION visrec._average(vector[]) IS 'The mean.';
 
 CREATE FUNCTION visrec._weighted_mean(vectors vector[], weights double precision[]) RETURNS vector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT sum(u.v * array_fill((u.w / t.total)::real, ARRAY[vector_dims(u.v)])::vector)
-    FROM unnest(vectors, weights) AS u (v, w), (SELECT sum(w) AS total FROM unnest(weights) AS w) AS t;
+    SELECT sum(u.v * pg_catalog.array_fill((u.w / t.total)::real, ARRAY[vector_dims(u.v)])::vector)
+    FROM unnest(vectors, weights) AS u (v, w), (SELECT sum(w) AS total FROM pg_catalog.unnest(weights) AS w) AS t;
 END;
 COMMENT ON FUNCTION visrec._weighted_mean(vector[], double precision[]) IS 'The weighted mean; the weights are positive.';
 

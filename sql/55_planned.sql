@@ -22,6 +22,55 @@ COMMENT ON FUNCTION visrec._index_pool(visrec._names) IS
     'Expressions for how many rows the index is asked for k ($3) wanted ones, and how broadly it looks; scan: the prefix of '
     'pgvector''s settings for it.';
 
+CREATE FUNCTION visrec._names_hold(n visrec._names) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held CONSTANT text := 'pg_catalog.%s(%L)::pg_catalog.oid OPERATOR(pg_catalog.=) %s::pg_catalog.oid';
+BEGIN
+    RETURN concat_ws(' AND ',
+        format(held, 'to_regclass', n.relation::regclass, n.relation),
+        (SELECT format(held, 'to_regtype', t.oid::regtype, t.oid) FROM pg_type AS t JOIN pg_depend AS d ON d.classid = 'pg_type'::regclass
+            AND d.objid = t.oid AND d.deptype = 'e' JOIN pg_extension AS e ON e.oid = d.refobjid
+         WHERE t.typname = 'vector' AND e.extname = 'vector'),
+        (SELECT format(held, 'to_regoperator', p.oid::regoperator, p.oid)
+         FROM pg_index AS x JOIN pg_opclass AS c ON c.oid = x.indclass[0]
+         JOIN pg_amop AS o ON o.amopfamily = c.opcfamily AND o.amopstrategy = 3
+            AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
+         JOIN pg_operator AS p ON p.oid = o.amopopr AND p.oprnamespace <> 'pg_catalog'::regnamespace
+         WHERE x.indrelid = n.relation AND x.indisprimary));
+END
+$$;
+COMMENT ON FUNCTION visrec._names_hold(visrec._names) IS
+    'An expression for whether the names of an attachment''s table, of pgvector and of the key''s operator still mean what they do '
+    'now: the owner of a schema may rename it, and make another of its name.';
+
+CREATE FUNCTION visrec._inputs_statement(n visrec._names, target text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- A key that comes twice counts once.
+    RETURN format($query$
+    SELECT pg_catalog.array_agg(%1$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NULL),
+           pg_catalog.array_agg(%1$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NOT NULL AND t.%3$s IS NULL),
+           pg_catalog.min(%1$s) FILTER (WHERE t.%3$s IS NOT NULL AND t.%4$s[1] OPERATOR(pg_catalog.<>) 0
+               AND t.%4$s[1] OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.<>) %5$s),
+           pg_catalog.array_agg(t.%3$s ORDER BY u.n) FILTER (WHERE u.liked AND t.%3$s IS NOT NULL),
+           pg_catalog.array_agg(u.w ORDER BY u.n) FILTER (WHERE u.liked AND t.%3$s IS NOT NULL),
+           pg_catalog.array_agg(t.%3$s ORDER BY u.n) FILTER (WHERE NOT u.liked AND t.%3$s IS NOT NULL),
+           pg_catalog.array_agg(u.w ORDER BY u.n) FILTER (WHERE NOT u.liked AND t.%3$s IS NOT NULL)
+    %8$s
+    FROM (SELECT i.id, i.liked, coalesce(pg_catalog.min(i.w), 1) AS w, pg_catalog.min(i.n) AS n
+          FROM (SELECT l.id, l.w, true, l.n
+                FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS l (id, w, n)
+                UNION ALL SELECT d.id, d.w, false, d.n
+                FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) WITH ORDINALITY AS d (id, w, n)
+               ) AS i (id, w, liked, n) GROUP BY i.id, i.liked) AS u
+    LEFT JOIN %6$s AS t ON t.%2$s %7$s u.id$query$,
+        visrec._key_expression('u.id', n.key_oid), n.key, n.vector, n.source, n.weights, n."table", n.equals, target);
+END
+$$;
+COMMENT ON FUNCTION visrec._inputs_statement(visrec._names, text) IS
+    'The statement that visrec._inputs_<id> runs, of liked keys ($1) and their weights ($2), and disliked ones ($3, $4).';
+
 CREATE FUNCTION visrec._make_search(attachment integer, kind text, arguments text, rest text, body text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -63,6 +112,7 @@ DECLARE
     parts record := visrec._index_parts(n);
     pool record := visrec._index_pool(n);
     ordering text;
+    hold CONSTANT text := visrec._names_hold(n);
 BEGIN
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
     -- Not by their own names: PL/pgSQL takes no parameter that is called $1.
@@ -72,7 +122,7 @@ BEGIN
 
     -- Not knowing k, the planner would rather sort the whole table than use the index.
     PERFORM visrec._make_search(attachment, 'nearest',
-        format('%s.vector, %s[], integer, OUT ids %s[], OUT distances double precision[]', n.vector_schema, n.key_type, n.key_type),
+        format('%s.vector, %s[], integer, boolean, OUT ids %s[], OUT distances double precision[]', n.vector_schema, n.key_type, n.key_type),
         'LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan SET enable_sort = off SET jit = off',
         CASE n.index_method WHEN 'none' THEN 'BEGIN END' ELSE format($body$
 #variable_conflict use_column
@@ -87,6 +137,11 @@ DECLARE
     found_ids %3$s[];
     found_distances double precision[];
 BEGIN
+    IF NOT $4 THEN
+        IF (%13$s) IS NOT TRUE THEN     -- a name means something else now
+            RETURN;
+        END IF;
+    END IF;
     IF search.breadth IS NULL THEN      -- pgvector's library is not loaded yet in this session, and knows its settings
         PERFORM visrec._cosine($1, $1);
         search.breadth := pg_catalog.current_setting(%2$L);
@@ -122,7 +177,7 @@ BEGIN
 END
 $body$, pool.pool, CASE pool.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END, n.key_type,
             pool.scan || '.iterative_scan', CASE pool.scan WHEN 'hnsw' THEN 'strict_order' ELSE 'relaxed_order' END, pool.breadth,
-            n.key, n.vector, n.vector_schema, n."table", n.equals, ordering) END);
+            n.key, n.vector, n.vector_schema, n."table", n.equals, ordering, hold) END);
 
     PERFORM visrec._make_search(attachment, 'similar', format('%s, integer, jsonb, double precision, boolean', n.key_type),
         format('RETURNS TABLE (id %s, similarity double precision%s) LANGUAGE plpgsql STABLE ROWS 10', n.key_type, columns),
@@ -134,7 +189,7 @@ DECLARE
     source pg_catalog.int8;
     found pg_catalog.record;
 BEGIN
-    IF $3 IS NULL AND $4 IS NULL AND $2 OPERATOR(pg_catalog.>) 0 AND $2 OPERATOR(pg_catalog.<) 1000 THEN
+    IF $3 IS NULL AND $4 IS NULL AND $2 OPERATOR(pg_catalog.>) 0 AND $2 OPERATOR(pg_catalog.<) 1000 AND %13$s THEN
         BEGIN
             -- All of the vector, as a copy: the one in the table would be fetched for each comparison.
             SELECT %1$s.subvector(t.%2$s, 1, 16000), t.%3$s[1] INTO search.query, search.source
@@ -142,7 +197,7 @@ BEGIN
             IF search.query IS NOT NULL AND (search.source IS NULL OR search.source OPERATOR(pg_catalog.=) 0
                 OR search.source OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.=) %7$s)
             THEN
-                search.found := visrec.%8$I(search.query, ARRAY[$1], $2);
+                search.found := visrec.%8$I(search.query, ARRAY[$1], $2, true);
                 IF search.found.ids IS NOT NULL THEN
                     RETURN QUERY %9$s;
                     RETURN;
@@ -156,44 +211,50 @@ BEGIN
 END
 $body$, n.vector_schema, n.vector, n.source, n."table", n.key, n.equals, n.weights, '_nearest_' || n.id,
             visrec._result_statement(n, '(SELECT search.found.ids AS ids, search.found.distances AS distances)'),
-            n.id, n.key_type, columns));
+            n.id, n.key_type, columns, hold));
 
     PERFORM visrec._make_search(attachment, 'result', format('%s[], double precision[]', n.key_type),
         format('RETURNS TABLE (id %s, similarity double precision%s) LANGUAGE plpgsql STABLE ROWS 10', n.key_type, columns),
-        format(E'\n#variable_conflict use_column\nBEGIN\n    RETURN QUERY %s;\nEND\n', visrec._result_statement(n)));
+        format($body$
+#variable_conflict use_column
+BEGIN
+    IF %1$s THEN
+        RETURN QUERY %2$s;
+    ELSE
+        RETURN QUERY EXECUTE visrec._result_statement(visrec._resolve(%3$s)) USING $1, $2;
+    END IF;
+END
+$body$, hold, visrec._result_statement(n), n.id));
 
-    -- A key that comes twice counts once.
     PERFORM visrec._make_search(attachment, 'inputs', format('%1$s[], double precision[], %1$s[], double precision[], '
         'OUT missing text[], OUT bare text[], OUT other text, OUT likes %2$s.vector[], OUT like_weights double precision[], '
         'OUT dislikes %2$s.vector[], OUT dislike_weights double precision[]', n.key_type, n.vector_schema),
         'LANGUAGE plpgsql STABLE', format($body$
 #variable_conflict use_column
 BEGIN
-    SELECT pg_catalog.array_agg(%1$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NULL),
-           pg_catalog.array_agg(%1$s ORDER BY u.n) FILTER (WHERE t.%2$s IS NOT NULL AND t.%3$s IS NULL),
-           pg_catalog.min(%1$s) FILTER (WHERE t.%3$s IS NOT NULL AND t.%4$s[1] OPERATOR(pg_catalog.<>) 0
-               AND t.%4$s[1] OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.<>) %5$s),
-           pg_catalog.array_agg(t.%3$s ORDER BY u.n) FILTER (WHERE u.liked AND t.%3$s IS NOT NULL),
-           pg_catalog.array_agg(u.w ORDER BY u.n) FILTER (WHERE u.liked AND t.%3$s IS NOT NULL),
-           pg_catalog.array_agg(t.%3$s ORDER BY u.n) FILTER (WHERE NOT u.liked AND t.%3$s IS NOT NULL),
-           pg_catalog.array_agg(u.w ORDER BY u.n) FILTER (WHERE NOT u.liked AND t.%3$s IS NOT NULL)
-    INTO missing, bare, other, likes, like_weights, dislikes, dislike_weights
-    FROM (SELECT i.id, i.liked, coalesce(pg_catalog.min(i.w), 1) AS w, pg_catalog.min(i.n) AS n
-          FROM (SELECT l.id, l.w, true, l.n
-                FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) WITH ORDINALITY AS l (id, w, n)
-                UNION ALL SELECT d.id, d.w, false, d.n
-                FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) WITH ORDINALITY AS d (id, w, n)
-               ) AS i (id, w, liked, n) GROUP BY i.id, i.liked) AS u
-    LEFT JOIN %6$s AS t ON t.%2$s %7$s u.id;
+    IF %1$s THEN%2$s;
+    ELSE
+        EXECUTE visrec._inputs_statement(visrec._resolve(%3$s), '')
+        INTO missing, bare, other, likes, like_weights, dislikes, dislike_weights USING $1, $2, $3, $4;
+    END IF;
 END
-$body$, visrec._key_expression('u.id', n.key_oid), n.key, n.vector, n.source, n.weights, n."table", n.equals));
+$body$, hold, visrec._inputs_statement(n, 'INTO missing, bare, other, likes, like_weights, dislikes, dislike_weights'), n.id));
 END
 $$;
 COMMENT ON FUNCTION visrec._make_searches(integer) IS
     'Makes an attachment''s planned searches, as it is now: visrec._nearest_<id>, by a vector, without the excluded keys (NULLs '
-    'where visrec._nearest must look closer); visrec._similar_<id>, by a key; visrec._result_<id>, the columns that searches '
+    'where visrec._nearest must look closer; true: the caller has seen to it that the names hold); visrec._similar_<id>, by a key; visrec._result_<id>, the columns that searches '
     'return, of keys and distances; and visrec._inputs_<id>, the vectors of liked and disliked rows.';
 REVOKE ALL ON FUNCTION visrec._make_searches(integer) FROM PUBLIC;
+
+CREATE FUNCTION visrec._renew_searches(attachment integer) RETURNS void
+-- As the extension's owner: who renames a schema may own none of the tables in it. What is made follows from the line alone.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM visrec._make_searches(attachment);
+END
+$$;
+COMMENT ON FUNCTION visrec._renew_searches(integer) IS 'visrec._make_searches for whoever renames what an attachment''s names are made of.';
 
 CREATE FUNCTION visrec._searches(attachment integer) RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -13,9 +13,22 @@ BEGIN
     -- One expression, which PL/pgSQL evaluates by itself, on a copy: the vector in the table would be fetched for
     -- each component. <#> is minus the inner product.
     EXECUTE format('CREATE FUNCTION %s RETURNS %s.vector LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS %L', name, schema,
-        format(E'\nDECLARE\n    v CONSTANT %1$s.vector := %1$s.subvector($1, 1, 16000);\nBEGIN\n    RETURN ARRAY[\n%2$s\n    ]::%1$s.vector;\nEND\n',
+        format($body$
+DECLARE
+    v %1$s.vector;
+BEGIN
+    IF pg_catalog.to_regtype('%1$s.vector')::pg_catalog.oid OPERATOR(pg_catalog.<>) %3$s::pg_catalog.oid THEN
+        PERFORM visrec._vector_moved();
+    END IF;
+    v := %1$s.subvector($1, 1, 16000);
+    RETURN ARRAY[
+%2$s
+    ]::%1$s.vector;
+END
+$body$,
             schema, (SELECT string_agg(format('        %L::%s.vector OPERATOR(%s.<#>) v', c.row, schema, schema), E',\n' ORDER BY c.n)
-                     FROM unnest(a.components) WITH ORDINALITY AS c (row, n))));
+                     FROM unnest(a.components) WITH ORDINALITY AS c (row, n)),
+            to_regtype(schema || '.vector')::oid));
     EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION visrec', name);
     EXECUTE format('COMMENT ON FUNCTION %s IS %L', name, format('A vector of %s on %s principal components.',
         visrec._label(a.relation), cardinality(a.components)));
@@ -24,6 +37,16 @@ $$;
 COMMENT ON FUNCTION visrec._make_projection(visrec.attachment) IS
     'Makes visrec._project_<id>_<reduction>, which projects a vector on the attachment''s components.';
 REVOKE ALL ON FUNCTION visrec._make_projection(visrec.attachment) FROM PUBLIC;
+
+CREATE FUNCTION visrec._vector_moved() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE object_not_in_prerequisite_state USING
+        MESSAGE = 'extension "vector" is in another schema than when a reduced index was made',
+        HINT = 'Move it back, or reduce the table anew: SELECT visrec.reduce(…);';
+END
+$$;
+COMMENT ON FUNCTION visrec._vector_moved() IS 'Raises an error: a projection''s names no longer mean pgvector''s.';
 
 CREATE FUNCTION visrec._drop_projections(attachment integer, kept integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -106,3 +129,5 @@ COMMENT ON FUNCTION visrec.reduce(regclass, integer, name) IS
     'components alone; recall, those among the 100 candidates. visrec.recall measures the whole table; visrec.reindex '
     'goes back. For the table''s owner. Source: Jolliffe, Principal Component Analysis, 2002.';
 REVOKE ALL ON FUNCTION visrec.reduce(regclass, integer, name) FROM PUBLIC;
+
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
