@@ -124,14 +124,23 @@ test-slow: dev-venv installed ## run the slow tests
 soak: installed ## kill, crowd and fill a server for a quarter of an hour; MINUTES=3 for less
 	@scripts/soak.sh '$(VISREC_HOME)/venv/bin/python' $(if $(MINUTES),--minutes '$(MINUTES)') $(if $(SEED),--seed '$(SEED)')
 
-demo: installed ## show it at work, on drawn pictures or those in IMAGES=DIRECTORY
-	@scripts/cluster.sh start demo
+# The names as they were given: a "$" in them is no variable of make's.
+demo: export DEMO_IMAGES := $(value IMAGES)
+demo: export DEMO_MODEL := $(value MODEL)
+demo: ## show it at work, on drawn pictures or those in IMAGES=DIRECTORY
+	@scripts/quietly.sh build/demo/install.log 'installing what is missing, and starting a PostgreSQL' \
+	    $(MAKE) --no-print-directory demo-server
 	@env=$$(scripts/cluster.sh env demo) && eval "$$env" && \
-	    VISREC_DEMO_IMAGES_DIR="$$VISREC_SHARED_DIR" '$(VISREC_HOME)/venv/bin/python' demo/run.py \
-	    $(if $(MODEL),--model '$(MODEL)') $(if $(IMAGES),'$(IMAGES)')
+	    PYTHONPATH=python:demo PYTHONDONTWRITEBYTECODE=1 '$(VISREC_HOME)/venv/bin/python' demo/run.py \
+	    --output build/demo --images "$$DEMO_IMAGES" --model "$$DEMO_MODEL"
 
-demo-stop: ## stop the demo's PostgreSQL and remove it
+.PHONY: demo-server
+demo-server: installed
+	@scripts/cluster.sh start demo
+
+demo-stop: ## stop the demo's PostgreSQL and remove it; a model that it fetched stays
 	@scripts/cluster.sh stop demo --remove
+	@scripts/cluster.sh kept demo
 
 bench: installed ## measure speed, waits, memory and parity; N=200 takes 200 pictures, not 1000
 	@scripts/bench.sh '$(VISREC_HOME)/venv/bin/python' $(if $(N),--pictures '$(N)')

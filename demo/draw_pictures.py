@@ -370,10 +370,12 @@ def draw(category: str, rng: random.Random) -> Image.Image:
     return Sketch(category, rng).photograph()
 
 
-def draw_all(directory: pathlib.Path, count: int = 360, seed: int = 7) -> list[pathlib.Path]:
+def draw_all(
+    directory: pathlib.Path, count: int = 360, seed: int = 7, each: Callable[[], object] = int
+) -> list[pathlib.Path]:
     """Write `count` pictures as directory/CATEGORY/NNN-COLOUR-PATTERN.jpg, even over categories.
 
-    The same seed writes the same files again. Files of an earlier run with another seed stay.
+    The same seed writes the same files again; others stay. `each` is called after each picture.
     """
     paths = []
     for number in range(count):
@@ -383,6 +385,7 @@ def draw_all(directory: pathlib.Path, count: int = 360, seed: int = 7) -> list[p
         path.parent.mkdir(parents=True, exist_ok=True)
         sketch.photograph().save(path, quality=88)
         paths.append(path)
+        each()
     return paths
 
 

@@ -5,6 +5,7 @@
 #   scripts/cluster.sh env NAME                   print its PG* variables, to be eval'ed
 #   scripts/cluster.sh status NAME
 #   scripts/cluster.sh stop NAME [--remove]
+#   scripts/cluster.sh kept NAME                  say which fetched models outlive it
 #
 # It lives in $VISREC_STATE/NAME (by default under /var/tmp, or $TMPDIR), of the
 # PostgreSQL of $PG_CONFIG, and works the same for root and for anybody else: since
@@ -16,7 +17,8 @@
 # address on the loopback interface also needs no path short enough for a socket.
 #
 # What the server's user can read is not what the caller can: VISREC_SHARED_DIR is a
-# directory that the caller writes and the server reads.
+# directory that the caller writes and the server reads. VISREC_KEPT_DIR is another, which
+# outlives the clusters: for models that were fetched.
 set -euo pipefail
 
 usage() { sed -n 's/^#   \(scripts.*\)/usage: \1/p' "$0" >&2; exit 2; }
@@ -32,6 +34,7 @@ bindir=$("${PG_CONFIG:-pg_config}" --bindir) ||
 state=${VISREC_STATE:-${TMPDIR:-/var/tmp}/visrec-$(id -un)}
 cluster=$state/$name            # the caller's: port, pgpass, shared/
 server=$cluster/server          # the server's: data/, log
+kept=$state/_kept               # the caller's, for all clusters: none can have this name
 
 # Runs a program as the user that owns the server, with a bare environment like that
 # of a server started by the system: nothing of the caller's Python or locale.
@@ -63,8 +66,9 @@ make_cluster() {
         fail "$state belongs to somebody else" "set VISREC_STATE to a directory of yours"
     fi
     rm -rf "$cluster"
+    mkdir -p "$kept"
     mkdir "$cluster" "$server" "$cluster/shared"
-    chmod 755 "$state" "$cluster" "$cluster/shared"
+    chmod 755 "$state" "$kept" "$cluster" "$cluster/shared"
     if [ "$(id -u)" -eq 0 ]; then chown postgres: "$server"; fi
     chmod 700 "$server"
     as_server test -w "$server" ||
@@ -114,7 +118,8 @@ start_server() {
 print_env() {
     running || fail "the cluster $name does not run" "scripts/cluster.sh start $name"
     printf 'export %s=%q\n' PGHOST 127.0.0.1 PGPORT "$(cat "$cluster/port")" PGUSER postgres \
-        PGDATABASE postgres PGPASSFILE "$cluster/pgpass" VISREC_SHARED_DIR "$cluster/shared"
+        PGDATABASE postgres PGPASSFILE "$cluster/pgpass" VISREC_SHARED_DIR "$cluster/shared" \
+        VISREC_KEPT_DIR "$kept"
 }
 
 case $action in
@@ -133,6 +138,11 @@ case $action in
     stop)
         if running; then as_server "$bindir/pg_ctl" stop -s -w -m fast -D "$server/data"; fi
         if [ "${1:-}" = --remove ]; then rm -rf "$cluster"; fi
+        ;;
+    kept)
+        for model in "$kept"/models/*/; do
+            if [ -d "$model" ]; then echo "kept: the model ${model%/} (rm -r removes it)"; fi
+        done
         ;;
     *)
         usage

@@ -91,3 +91,9 @@ def test_the_command_line_draws_into_the_directory(tmp_path: pathlib.Path) -> No
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "drew 3 pictures\n"
     assert len(list((tmp_path / "new").rglob("*.jpg"))) == 3
+
+
+def test_each_picture_is_told_as_it_is_done(tmp_path: pathlib.Path) -> None:
+    there: list[int] = []
+    draw_pictures.draw_all(tmp_path, 3, each=lambda: there.append(len([*tmp_path.rglob("*.jpg")])))
+    assert there == [1, 2, 3]
