@@ -182,11 +182,9 @@ DECLARE
     -- mean every UPDATE, visrec's own too: with a BEFORE trigger all generated columns are computed anew.)
     sources name[] := visrec._image_sources(a.relation, a.numbers[2]);
     updated text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(sources) AS c);
-    changed text := (
-        SELECT CASE WHEN bool_and(visrec._comparison(f.atttypid, 3) IS NOT NULL)
-            THEN format('WHEN (%s) ', string_agg(format('OLD.%1$I%2$s IS DISTINCT FROM NEW.%1$I%2$s', f.attname,
-                CASE WHEN f.attcollation <> 0 THEN ' COLLATE pg_catalog."C"' END), ' OR ')) ELSE '' END
-        FROM pg_attribute AS f WHERE f.attrelid = a.relation AND f.attname = ANY (sources) AND NOT f.attisdropped);
+    -- Byte by byte: values that are equal, as 7 and 7.0 are, may read differently in what is made of them.
+    changed text := (SELECT format('WHEN (pg_catalog.record_image_ne(ROW(%s), ROW(%s))) ', string_agg(format('OLD.%I', c), ', '),
+                         string_agg(format('NEW.%I', c), ', ')) FROM unnest(sources) AS c);
     watched boolean := visrec._watches_all(a.relation);
 BEGIN
     -- The one BEFORE trigger comes after the user's, which may change the image: triggers fire in the order of their names.
