@@ -281,7 +281,7 @@ def test_a_trigger_changes_bytes_that_are_being_embedded(db, other):
     db.execute("DROP TRIGGER spoil ON e")
     failed = other == "xyz"
     assert db.execute(
-        "SELECT img = spare.img, content_vector IS NULL FROM e, spare WHERE id = 2"
+        "SELECT e.img = spare.img, content_vector IS NULL FROM e, spare WHERE id = 2"
     ).fetchone() == (True, failed)
     assert coverage(db, "e") == ({"embedded": 15, "failed": 1} if failed else {"embedded": 16})
     db.execute("DELETE FROM e WHERE content_vector IS NULL")
