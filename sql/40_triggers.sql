@@ -22,6 +22,7 @@ BEGIN
     IF operation = 'TRUNCATE' THEN
         PERFORM visrec._forget_failures(attachment);
     ELSIF a.id IS NOT NULL AND (operation = 'UPDATE' AND visrec._current_name(a.relation, a.numbers[3]) IS NOT NULL
+                                AND visrec._attached_above(a.relation, a.numbers[3]) IS NULL
                                 OR operation = 'INSERT' AND a.on_error = 'raise') THEN
         PERFORM visrec._raise_problem(a);       -- an UPDATE would leave the vector of another picture
     ELSIF level = 'STATEMENT' AND a.id IS NOT NULL THEN
@@ -159,6 +160,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION visrec._image_sources(regclass, smallint) IS
     'The columns whose change changes the image: the image column, or those that a generated one is made of.';
+
+CREATE FUNCTION visrec._watches_others(a visrec.attachment) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_trigger AS t JOIN visrec._our_triggers(a.relation) AS o ON o.name = t.tgname AND o.attachment = a.id
+        WHERE t.tgrelid = a.relation AND t.tgname IN (format('~visrec_%s_image', a.id), format('visrec_%s_update', a.id))
+            AND ARRAY(SELECT f.attname FROM pg_attribute AS f WHERE f.attrelid = a.relation AND f.attnum = ANY (t.tgattr) ORDER BY f.attnum)
+                <> visrec._image_sources(a.relation, a.numbers[2]))
+$$;
+COMMENT ON FUNCTION visrec._watches_others(visrec.attachment) IS
+    'Whether the triggers watch other columns than those whose change changes the image, as after DROP EXPRESSION.';
 
 CREATE FUNCTION visrec._watches_all(relation regclass) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
