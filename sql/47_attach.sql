@@ -258,11 +258,12 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     taken bigint;
 BEGIN
-    IF before.numbers[2] = a.numbers[2] THEN
+    IF before.numbers[2:3] = a.numbers[2:3] THEN
         RETURN;
     ELSIF before.columns[3] <> a.columns[3] THEN
         RAISE NOTICE USING
-            MESSAGE = format('attachment "%s" now embeds column "%s"', a.name, a.columns[2]),
+            MESSAGE = CASE WHEN before.numbers[2] = a.numbers[2] THEN format('attachment "%s" now has its vectors in column "%s"', a.name, a.columns[3])
+                ELSE format('attachment "%s" now embeds column "%s"', a.name, a.columns[2]) END,
             DETAIL = format('Columns "%s" and "%s" stay as they are, and are no longer kept current.', before.columns[3], before.columns[4]),
             HINT = 'To embed both, attach with another name.';
     END IF;
