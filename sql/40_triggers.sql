@@ -47,11 +47,33 @@ COMMENT ON FUNCTION visrec._cannot_embed(integer, regclass, text, text) IS
 CREATE FUNCTION visrec._inserted_keys(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN format('SELECT pg_catalog.array_agg(%s) FROM new_rows AS t WHERE t.%s IS NULL AND %s', n.key_text, n.vector, n.has_image);
+    RETURN format('SELECT pg_catalog.array_agg(%1$s) FILTER (WHERE %2$s), pg_catalog.array_agg(%1$s) FILTER (WHERE t.%3$s IS NOT NULL) '
+        'FROM new_rows AS t WHERE CASE WHEN t.%3$s IS NULL THEN %2$s ELSE %4$s END',
+        n.key_text, n.has_image, n.vector, visrec._of_another(n));
 END
 $$;
 COMMENT ON FUNCTION visrec._inserted_keys(visrec._names) IS
-    'The statement for the keys of inserted rows that are to be embedded; for the trigger function, which sees new_rows.';
+    'The statement for the keys of inserted rows that are to be embedded, and of those that came with the vector of another image; for '
+    'the trigger function, which sees new_rows.';
+
+CREATE FUNCTION visrec._take_copied(n visrec._names, keys text[], schemas name[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    taken bigint;
+BEGIN
+    PERFORM visrec._raise_strangers_code(n.relation, n.key_oid, true);
+    taken := visrec._take_stale(n, schemas, keys);
+    IF taken < cardinality(keys) AND row_security_active(n.relation) THEN
+        RAISE triggered_data_change_violation USING
+            MESSAGE = format('could not remove the vectors of other images from %s rows of table "%s"', cardinality(keys) - taken,
+                visrec._label(n.relation)),
+            DETAIL = 'Row-level security hides them from the table''s owner.',
+            HINT = 'Insert them without a vector.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._take_copied(visrec._names, text[], name[]) IS
+    'Takes the vectors from inserted rows (by their keys) that are copies of others, with another image. Raises an error where it could not.';
 
 CREATE FUNCTION visrec._mark(n visrec._names) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -277,25 +277,34 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._take_others(visrec.attachment, visrec.attachment, name[]) IS
-    'Removes vectors of other images, where nobody has kept them current: after detach, or with another image column.';
+    'Removes vectors of other images, where nobody has kept them current: after detach, or with another column.';
 
-CREATE FUNCTION visrec._take_stale(n visrec._names, schemas name[]) RETURNS jsonb
+CREATE FUNCTION visrec._of_another(n visrec._names) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- Also where the row has no image any more.
+    SELECT format('(%1$s OR t.%2$s[1] IS NOT NULL AND (NOT %3$s%4$s))', (n).stale, (n).source, (n).has_image,
+        CASE WHEN (n).holds_bytes THEN format(' OR (t.%s[2] OPERATOR(pg_catalog.=) visrec._stamp(t.%s::pg_catalog.bytea)) IS NOT TRUE',
+            (n).source, (n).image) END)
+$$;
+COMMENT ON FUNCTION visrec._of_another(visrec._names) IS
+    'The condition for a row whose vector is of another image than it has; by all of the bytes, and by a path alone.';
+
+CREATE FUNCTION visrec._take_stale(n visrec._names, schemas name[], keys text[] DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     taken bigint;
     path text := visrec._enter_path(visrec._safe_path(schemas || n.path));
 BEGIN
-    -- Also those of rows that have no image any more.
-    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL WHERE %4$s OR t.%3$s[1] IS NOT NULL AND (NOT %5$s%6$s)',
-        n."table", n.vector, n.source, n.stale, n.has_image,
-        CASE WHEN n.holds_bytes THEN pg_catalog.format(' OR (t.%s[2] OPERATOR(pg_catalog.=) visrec._stamp(t.%s::pg_catalog.bytea)) IS NOT TRUE', n.source, n.image) END);
+    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL WHERE %4$s%5$s',
+        n."table", n.vector, n.source, CASE WHEN keys IS NOT NULL
+            THEN pg_catalog.format('t.%s %s ANY (($1)::%s[]) AND ', n.key, n.equals, n.key_type) END, visrec._of_another(n)) USING keys;
     GET DIAGNOSTICS taken = ROW_COUNT;
     PERFORM visrec._leave_path(path);
     RETURN pg_catalog.to_jsonb(taken);
 END
 $$;
-COMMENT ON FUNCTION visrec._take_stale(visrec._names, name[]) IS
-    'Removes the vectors of other images than the rows have; returns how many.';
+COMMENT ON FUNCTION visrec._take_stale(visrec._names, name[], text[]) IS
+    'Removes the vectors of other images than the rows have, of all or of those with these keys; returns how many.';
 
 CREATE FUNCTION visrec.detach(relation regclass, drop_vectors boolean DEFAULT false, name name DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
