@@ -1,16 +1,17 @@
 -- The column beside each vector column that says what its vectors are made of. Which belong together stands in the comment of the
 -- former, for tables that are detached: by the numbers of both, which follow a rename; and by the name, since a dump leaves dropped
--- columns out and numbers those after them anew. A column that has its number still is not after one.
+-- columns out and numbers those after them anew. Where a column has its number still, so have those before it.
 
 CREATE FUNCTION visrec._noted_sources(relation regclass) RETURNS TABLE (source name, vector name)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT f.attname, coalesce(v.attname, CASE WHEN f.attnum <> m.numbers[2]::integer THEN m.name END)
+    SELECT f.attname, coalesce(v.attname, CASE WHEN m.renumbered THEN m.name END)
     FROM pg_attribute AS f
     CROSS JOIN LATERAL regexp_match(col_description(f.attrelid, f.attnum), '^visrec: columns ([0-9]{1,4}), ([0-9]{1,4}): what "(.*)" was made of: ')
         AS p (parts)
-    CROSS JOIN LATERAL (SELECT p.parts[:2] AS numbers, p.parts[3]::name AS name) AS m
+    CROSS JOIN LATERAL (SELECT p.parts[1]::integer AS number, p.parts[3]::name AS name,
+        f.attnum <> p.parts[2]::integer OR f.attnum < p.parts[1]::integer AS renumbered) AS m
     LEFT JOIN pg_attribute AS v ON v.attrelid = f.attrelid AND NOT v.attisdropped
-        AND CASE WHEN f.attnum = m.numbers[2]::integer THEN v.attnum = m.numbers[1]::integer ELSE v.attname = m.name END
+        AND CASE WHEN m.renumbered THEN v.attname = m.name ELSE v.attnum = m.number END
     WHERE p.parts IS NOT NULL AND f.attrelid = relation AND f.atttypid = 'bigint[]'::regtype AND f.attgenerated = '' AND NOT f.attisdropped
 $$;
 COMMENT ON FUNCTION visrec._noted_sources(regclass) IS
