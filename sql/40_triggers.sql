@@ -65,7 +65,8 @@ BEGIN
     taken := visrec._take_stale(n, schemas, keys);
     IF taken < cardinality(keys) AND row_security_active(n.relation) THEN
         RAISE triggered_data_change_violation USING
-            MESSAGE = format('could not remove the vectors of other images from %s rows of table "%s"', cardinality(keys) - taken,
+            MESSAGE = format(CASE cardinality(keys) - taken WHEN 1 THEN 'could not remove the vector of another image from %s row of table "%s"'
+                ELSE 'could not remove the vectors of other images from %s rows of table "%s"' END, cardinality(keys) - taken,
                 visrec._label(n.relation)),
             DETAIL = 'Row-level security hides them from the table''s owner.',
             HINT = 'Insert them without a vector.';

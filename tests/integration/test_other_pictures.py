@@ -445,3 +445,36 @@ def test_rows_that_come_with_their_own_vectors_are_not_embedded_again(clones, im
     (images / "7.jpg").unlink()
     copy_of_row(clones, id=3)
     assert coverage(clones, "cl") == {"embedded": 3}
+
+
+def test_a_copied_vector_that_the_owner_cannot_remove_fails_the_insert(clones):
+    clones.execute("DROP ROLE IF EXISTS visrec_owner")
+    clones.execute("CREATE ROLE visrec_owner")
+    try:
+        clones.execute("SELECT visrec.grant_access('visrec_owner')")
+        clones.execute("GRANT ALL ON SCHEMA public TO visrec_owner")
+        clones.execute("ALTER TABLE cl OWNER TO visrec_owner")
+        clones.execute("SELECT visrec.attach('cl')")
+        clones.execute("ALTER TABLE cl ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        clones.execute("CREATE POLICY a ON cl FOR INSERT WITH CHECK (true)")
+        clones.execute("CREATE POLICY b ON cl FOR SELECT USING (true)")
+        with pytest.raises(psycopg.errors.TriggeredDataChangeViolation) as caught:
+            copy_of_row(clones, id=2, image_path="7.0.jpg")
+        assert caught.value.diag.message_primary == (
+            'could not remove the vector of another image from 1 row of table "public.cl"'
+        )
+    finally:
+        clones.execute("DROP OWNED BY visrec_owner CASCADE")
+        clones.execute("DROP ROLE visrec_owner")
+
+
+def test_a_name_after_a_column_that_was_dropped_and_added_is_asked_for(detached, restore):
+    """A vector column after its column of sources: its number says nothing in a dump."""
+    detached.execute("ALTER TABLE r DROP content_vector, ADD content_vector vector(512)")
+    detached.execute("SELECT visrec.attach('r', model => 'pixels')")
+    detached.execute("ALTER TABLE r ADD other vector(512)")
+    detached.execute("CALL visrec.backfill('r')")
+    change(detached)
+    restored = restore()
+    attach_again(restored, "content_vector")
+    assert len(sources(restored)) == 1
