@@ -1,4 +1,4 @@
-"""No row has the vector of another picture: whatever was renamed, copied, moved or attached twice."""
+"""No row has the vector of another picture, whatever was renamed, copied, moved or attached."""
 
 import shutil
 
@@ -45,7 +45,7 @@ def middle(colour):
 
 @pytest.fixture
 def detached(two):
-    """A table ``r``, attached with a row; the vector column renamed; detached; the image changed."""
+    """A table ``r``, attached, with two rows: to be detached, changed and attached again."""
     two.execute("CREATE TABLE r (id int PRIMARY KEY, before_it text, image_path text)")
     two.execute("SELECT visrec.attach('r', model => 'pixels')")
     two.execute("INSERT INTO r VALUES (1, NULL, '7.jpg'), (2, NULL, '7.jpg')")
@@ -124,7 +124,7 @@ def test_a_detached_table_that_was_dumped_keeps_its_sources(detached, restore):
 
 
 def test_sources_that_cannot_be_told_are_not_guessed(detached, restore):
-    """Detached, then renamed, then dumped without a column before it: nothing leads to the vectors."""
+    """Detached, renamed, dumped without a column before it: nothing leads to the vectors."""
     change(detached)
     detached.execute("ALTER TABLE r RENAME content_vector TO look")
     detached.execute("ALTER TABLE r DROP before_it")
@@ -132,8 +132,8 @@ def test_sources_that_cannot_be_told_are_not_guessed(detached, restore):
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
         restored.execute("SELECT visrec.attach('r', vector_column => 'look', model => 'pixels')")
     assert caught.value.diag.message_hint == (
-        "If it is theirs: ALTER TABLE public.r RENAME content_vector_source TO look_source; and attach. If not,"
-        " drop it."
+        "If it is theirs: ALTER TABLE public.r RENAME content_vector_source TO look_source; and"
+        " attach. If not, drop it."
     )
     restored.execute("ALTER TABLE r RENAME content_vector_source TO look_source")
     attach_again(restored, "look")
@@ -190,7 +190,9 @@ def generated(two):
     return work
 
 
-@pytest.mark.parametrize(("type_", "expression", "first", "then"), GENERATED.values(), ids=GENERATED)
+@pytest.mark.parametrize(
+    ("type_", "expression", "first", "then"), GENERATED.values(), ids=GENERATED
+)
 def test_an_equal_value_that_reads_differently_is_another_picture(
     generated, type_, expression, first, then
 ):
@@ -218,9 +220,9 @@ def test_an_image_column_that_is_no_longer_generated(generated):
     db.execute("INSERT INTO t (id, n) VALUES (1, 7)")
     db.execute("ALTER TABLE t DISABLE TRIGGER visrec_1_delete")
     db.execute("ALTER TABLE t ALTER COLUMN image_path DROP EXPRESSION")
-    assert db.execute(
-        "SELECT tgname::text FROM pg_trigger WHERE tgenabled = 'D'"
-    ).fetchall() == [("visrec_1_delete",)]
+    assert db.execute("SELECT tgname::text FROM pg_trigger WHERE tgenabled = 'D'").fetchall() == [
+        ("visrec_1_delete",)
+    ]
     db.execute("UPDATE t SET image_path = '7.0.jpg'")
     assert wrong(db, "t") == []
     assert coverage(db, "t") == {"embedded": 1}
@@ -306,9 +308,7 @@ def test_a_partition_is_not_attached_beside_its_parent(parted, first, second):
     if first == "q1":  # on its own, a partition needs columns from its parent
         parted.execute("ALTER TABLE q ADD content_vector vector(512)")
         parted.execute("ALTER TABLE q ADD content_vector_source bigint[]")
-    parted.execute(
-        f"SELECT visrec.attach('{first}', image_column => 'front', model => 'pixels')"
-    )
+    parted.execute(f"SELECT visrec.attach('{first}', image_column => 'front', model => 'pixels')")
     with pytest.raises(psycopg.errors.DuplicateObject) as caught:
         parted.execute(
             f"SELECT visrec.attach('{second}', image_column => 'back', model => 'pixels')"
@@ -432,9 +432,7 @@ def test_a_copied_row_with_other_bytes(db):
 def test_a_copied_row_is_never_left_with_the_copy(clones):
     """Also where the encoder cannot work."""
     clones.execute("SELECT visrec.set('encoder', 'in_process')")
-    clones.execute(
-        "UPDATE visrec.model SET fingerprint = 'others' WHERE name = 'pixels'"
-    )
+    clones.execute("UPDATE visrec.model SET fingerprint = 'others' WHERE name = 'pixels'")
     copy_of_row(clones, id=2, image_path="7.0.jpg")
     assert clones.execute("SELECT id FROM cl WHERE content_vector IS NULL").fetchall() == [(2,)]
 
