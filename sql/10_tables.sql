@@ -37,7 +37,9 @@ GRANT SELECT ON visrec.setting TO PUBLIC;
 CREATE FUNCTION visrec.set(name text, value text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM visrec.setting AS s WHERE s.name = set.name) THEN
+    IF name IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'the name of the setting must not be null';
+    ELSIF NOT EXISTS (SELECT FROM visrec.setting AS s WHERE s.name = set.name) THEN
         RAISE undefined_object USING
             MESSAGE = format('unrecognized setting "%s"', name),
             HINT = 'Settings: ' || (SELECT string_agg(s.name, ', ' ORDER BY s.name) FROM visrec.setting AS s) || '.';

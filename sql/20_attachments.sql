@@ -196,9 +196,22 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION visrec._current_name(oid, smallint) IS 'A column''s name now; NULL where it is gone.';
 
+CREATE FUNCTION visrec._attached_above(relation oid, vector smallint) RETURNS oid
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT o.relation FROM pg_partition_ancestors(relation) AS p JOIN visrec.attachment AS o ON o.relation = p.relid
+            WHERE p.relid <> _attached_above.relation
+                AND visrec._current_name(o.relation, o.numbers[3]) = visrec._current_name(_attached_above.relation, vector) LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION visrec._attached_above(oid, smallint) IS
+    'The table that this one is a partition of, where that is attached with the same column for its vectors: its attachment counts.';
+
 CREATE FUNCTION visrec._attach_call(a visrec.attachment) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN visrec._current_name(a.relation, a.numbers[2]) IS NOT NULL
+    SELECT CASE WHEN visrec._attached_above(a.relation, a.numbers[3]) IS NOT NULL
+        THEN format('SELECT visrec.detach(%L%s);', a.relation, visrec._name_argument(a.id))
+        WHEN visrec._current_name(a.relation, a.numbers[2]) IS NOT NULL
         THEN format('SELECT visrec.attach(%L%s);', a.relation, visrec._name_argument(a.id))
         ELSE format('SELECT visrec.attach(%1$L, image_column => …%2$s); or SELECT visrec.detach(%1$L%2$s);', a.relation,
             visrec._name_argument(a.id)) END
@@ -232,9 +245,14 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM pg_proc AS p JOIN pg_class AS c ON c.oid = a.relation AND c.relowner = p.proowner
                       WHERE p.proname = '_table_' || a.id AND p.pronamespace = 'visrec'::regnamespace AND p.prosecdef) THEN
         RETURN 'its owner changed, or its function in schema visrec';
+    ELSIF visrec._attached_above(a.relation, a.numbers[3]) IS NOT NULL THEN
+        RETURN format('it is a partition of table "%s", which is attached with the same vectors',
+            visrec._label(visrec._attached_above(a.relation, a.numbers[3])));
     -- In a restore the triggers come last.
     ELSIF with_triggers AND (SELECT count(*) FROM visrec._our_triggers(a.relation) AS t WHERE t.attachment = a.id) < 6 THEN
         RETURN 'some of its triggers are missing';
+    ELSIF with_triggers AND visrec._watches_others(a) THEN
+        RETURN 'its triggers watch other columns than its images are made of';
     END IF;
     RETURN NULL;
 END
@@ -290,7 +308,7 @@ BEGIN
         (SELECT t.typnamespace::regnamespace::text FROM pg_type AS t WHERE t.oid = a.types[3]) AS schema,
         format('visrec._source(t.%s::pg_catalog.%s, %s)', f.names[2], CASE WHEN i.holds_bytes THEN 'bytea' ELSE 'text' END, a.weights)
             AS source_value OFFSET 0) AS v
-    WHERE a.id = attachment AND f.sound AND EXISTS (
+    WHERE a.id = attachment AND f.sound AND NOT (c.relispartition AND visrec._attached_above(a.relation, a.numbers[3]) IS NOT NULL) AND EXISTS (
         SELECT FROM pg_index AS x WHERE x.indrelid = a.relation AND x.indisprimary AND x.indnkeyatts = 1 AND x.indkey[0] = a.numbers[1]);
     IF n.id IS NULL THEN
         IF missing_ok THEN

@@ -177,6 +177,9 @@ REVOKE ALL ON FUNCTION visrec.encoder_restart() FROM PUBLIC;
 CREATE FUNCTION visrec.encoder_warm(model text DEFAULT 'clip-ViT-B-32') RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF model IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'the model must not be null';
+    END IF;
     PERFORM visrec._checked(visrec._encoder_warm(model), format('could not load model "%s"', model));
 END
 $$;

@@ -11,7 +11,13 @@ DECLARE
             'THEN t.%2$s::pg_catalog.bytea END AS bytes, pg_catalog.octet_length(t.%2$s::pg_catalog.bytea)::bigint AS size'
         ELSE '%1$s AS id, pg_catalog.left(t.%2$s::pg_catalog.text, 4097) AS path, NULL::pg_catalog.bytea AS bytes, pg_catalog.octet_length(t.%2$s::pg_catalog.text)::bigint AS size' END,
         n.key_text, n.image);
-    row text := format('%s, %s AS source FROM %s AS t WHERE %s', image, n.source_value, n."table", n.due);
+    -- What was read: bytes by all of them, since those of the same length and ends may be another picture's. $1 as above.
+    stamp text := CASE WHEN n.holds_bytes THEN format('CASE WHEN pg_catalog.octet_length(t.%1$s::pg_catalog.bytea) OPERATOR(pg_catalog.<=) $1 '
+        'THEN visrec._stamp(t.%1$s::pg_catalog.bytea) END', n.image) ELSE 'NULL::pg_catalog.int8' END;
+    row text := format('%s, %s AS source, %s AS stamp FROM %s AS t WHERE %s', image, n.source_value, stamp, n."table", n.due);
+    as_read text := format('(%s OPERATOR(pg_catalog.=) r.source) IS TRUE', n.source_value)
+        || CASE WHEN n.holds_bytes THEN format(' AND (r.stamp IS NULL OR visrec._stamp(t.%s::pg_catalog.bytea) OPERATOR(pg_catalog.=) r.stamp)', n.image)
+           ELSE '' END;
     -- IS TRUE below: not to be what tables are joined by, since it is computed for each row.
     results CONSTANT text := 'ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) AS r (id, source, embedding, stamp)';
 BEGIN
@@ -21,21 +27,19 @@ BEGIN
         n.greater, n.key_type);
     image_rows := format('SELECT %s FROM %s AS t WHERE t.%s %s ANY (($2)::%s[]) AND %s', image, n."table", n.key, n.equals,
         n.key_type, n.has_image);
-    give := format('UPDATE %1$s AS t SET %2$s = r.embedding::%3$s.vector, %4$s = ARRAY[r.source, %5$s] FROM %6$s WHERE t.%7$s %8$s r.id::%9$s '
-        'AND (%10$s OPERATOR(pg_catalog.=) r.source) IS TRUE AND r.embedding IS NOT NULL AND (t.%2$s IS NULL OR (t.%4$s[1] OPERATOR(pg_catalog.=) r.source) IS NOT TRUE)',
-        n."table", n.vector, n.vector_schema, n.source,
-        CASE WHEN n.holds_bytes THEN format('visrec._stamp(t.%s::pg_catalog.bytea)', n.image) ELSE 'r.stamp' END,
-        results, n.key, n.equals, n.key_type, n.source_value);
+    give := format('UPDATE %1$s AS t SET %2$s = r.embedding::%3$s.vector, %4$s = ARRAY[r.source, r.stamp] FROM %5$s WHERE t.%6$s %7$s r.id::%8$s '
+        'AND %9$s AND r.embedding IS NOT NULL AND (t.%2$s IS NULL OR (t.%4$s[1] OPERATOR(pg_catalog.=) r.source) IS NOT TRUE)',
+        n."table", n.vector, n.vector_schema, n.source, results, n.key, n.equals, n.key_type, as_read);
     take := format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL FROM %4$s WHERE t.%5$s %6$s r.id::%7$s '
-        'AND (%8$s OPERATOR(pg_catalog.=) r.source) IS TRUE AND r.embedding IS NULL AND (t.%2$s IS NOT NULL OR t.%3$s IS NOT NULL)',
-        n."table", n.vector, n.source, results, n.key, n.equals, n.key_type, n.source_value);
-    same := format('SELECT r.id FROM %s AS t, %s WHERE t.%s %s r.id::%s AND (%s OPERATOR(pg_catalog.=) r.source) IS TRUE', n."table", results, n.key, n.equals,
-        n.key_type, n.source_value);
+        'AND %8$s AND r.embedding IS NULL AND (t.%2$s IS NOT NULL OR t.%3$s IS NOT NULL)',
+        n."table", n.vector, n.source, results, n.key, n.equals, n.key_type, as_read);
+    same := format('SELECT r.id FROM %s AS t, %s WHERE t.%s %s r.id::%s AND %s', n."table", results, n.key, n.equals,
+        n.key_type, as_read);
 END
 $$;
 COMMENT ON FUNCTION visrec._row_statements(visrec._names) IS
     'The statements by which rows are embedded. Those that read give id (the key as text), path (at most 4097 characters) or '
-    'bytes (NULL where they are more than $1), size and source (what source[1] must be): rows by their keys $2; the first $2 that are due, locked; the next $2 after the key $3; and all with an '
+    'bytes (NULL where they are more than $1), size, source (what source[1] must be) and stamp (source[2]; NULL for a path): rows by their keys $2; the first $2 that are due, locked; the next $2 after the key $3; and all with an '
     'image by their keys. Those that write take arrays of keys, sources as read, vectors and stamps: give vectors to rows '
     'whose image is still the one that was read, take them from those without a new one; and say which '
     'rows are as they were read.';

@@ -23,7 +23,10 @@ BEGIN
         PERFORM visrec._check_caller(n, TG_RELID);
     END IF;
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        EXECUTE visrec._inserted_keys(n) INTO keys;
+        EXECUTE visrec._inserted_keys(n) INTO keys, new_keys;
+        IF new_keys IS NOT NULL THEN        -- of copies
+            PERFORM visrec._take_copied(n, new_keys, pg_catalog.current_schemas(false));
+        END IF;
         PERFORM visrec._embed_rows(n, keys, pg_catalog.current_schemas(false));
     ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
         RETURN pg_catalog.jsonb_populate_record(NEW, visrec._mark(n));

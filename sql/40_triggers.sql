@@ -22,6 +22,7 @@ BEGIN
     IF operation = 'TRUNCATE' THEN
         PERFORM visrec._forget_failures(attachment);
     ELSIF a.id IS NOT NULL AND (operation = 'UPDATE' AND visrec._current_name(a.relation, a.numbers[3]) IS NOT NULL
+                                AND visrec._attached_above(a.relation, a.numbers[3]) IS NULL
                                 OR operation = 'INSERT' AND a.on_error = 'raise') THEN
         PERFORM visrec._raise_problem(a);       -- an UPDATE would leave the vector of another picture
     ELSIF level = 'STATEMENT' AND a.id IS NOT NULL THEN
@@ -46,11 +47,34 @@ COMMENT ON FUNCTION visrec._cannot_embed(integer, regclass, text, text) IS
 CREATE FUNCTION visrec._inserted_keys(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN format('SELECT pg_catalog.array_agg(%s) FROM new_rows AS t WHERE t.%s IS NULL AND %s', n.key_text, n.vector, n.has_image);
+    RETURN format('SELECT pg_catalog.array_agg(%1$s) FILTER (WHERE %2$s), pg_catalog.array_agg(%1$s) FILTER (WHERE t.%3$s IS NOT NULL) '
+        'FROM new_rows AS t WHERE CASE WHEN t.%3$s IS NULL THEN %2$s ELSE %4$s END',
+        n.key_text, n.has_image, n.vector, visrec._of_another(n));
 END
 $$;
 COMMENT ON FUNCTION visrec._inserted_keys(visrec._names) IS
-    'The statement for the keys of inserted rows that are to be embedded; for the trigger function, which sees new_rows.';
+    'The statement for the keys of inserted rows that are to be embedded, and of those that came with the vector of another image; for '
+    'the trigger function, which sees new_rows.';
+
+CREATE FUNCTION visrec._take_copied(n visrec._names, keys text[], schemas name[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    taken bigint;
+BEGIN
+    PERFORM visrec._raise_strangers_code(n.relation, n.key_oid, true);
+    taken := visrec._take_stale(n, schemas, keys);
+    IF taken < cardinality(keys) AND row_security_active(n.relation) THEN
+        RAISE triggered_data_change_violation USING
+            MESSAGE = format(CASE cardinality(keys) - taken WHEN 1 THEN 'could not remove the vector of another image from %s row of table "%s"'
+                ELSE 'could not remove the vectors of other images from %s rows of table "%s"' END, cardinality(keys) - taken,
+                visrec._label(n.relation)),
+            DETAIL = 'Row-level security hides them from the table''s owner.',
+            HINT = 'Insert them without a vector.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._take_copied(visrec._names, text[], name[]) IS
+    'Takes the vectors from inserted rows (by their keys) that are copies of others, with another image. Raises an error where it could not.';
 
 CREATE FUNCTION visrec._mark(n visrec._names) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -160,6 +184,17 @@ $$;
 COMMENT ON FUNCTION visrec._image_sources(regclass, smallint) IS
     'The columns whose change changes the image: the image column, or those that a generated one is made of.';
 
+CREATE FUNCTION visrec._watches_others(a visrec.attachment) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_trigger AS t JOIN visrec._our_triggers(a.relation) AS o ON o.name = t.tgname AND o.attachment = a.id
+        WHERE t.tgrelid = a.relation AND t.tgname IN (format('~visrec_%s_image', a.id), format('visrec_%s_update', a.id))
+            AND ARRAY(SELECT f.attname FROM pg_attribute AS f WHERE f.attrelid = a.relation AND f.attnum = ANY (t.tgattr) ORDER BY f.attnum)
+                <> visrec._image_sources(a.relation, a.numbers[2]))
+$$;
+COMMENT ON FUNCTION visrec._watches_others(visrec.attachment) IS
+    'Whether the triggers watch other columns than those whose change changes the image, as after DROP EXPRESSION.';
+
 CREATE FUNCTION visrec._watches_all(relation regclass) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (
@@ -182,11 +217,9 @@ DECLARE
     -- mean every UPDATE, visrec's own too: with a BEFORE trigger all generated columns are computed anew.)
     sources name[] := visrec._image_sources(a.relation, a.numbers[2]);
     updated text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(sources) AS c);
-    changed text := (
-        SELECT CASE WHEN bool_and(visrec._comparison(f.atttypid, 3) IS NOT NULL)
-            THEN format('WHEN (%s) ', string_agg(format('OLD.%1$I%2$s IS DISTINCT FROM NEW.%1$I%2$s', f.attname,
-                CASE WHEN f.attcollation <> 0 THEN ' COLLATE pg_catalog."C"' END), ' OR ')) ELSE '' END
-        FROM pg_attribute AS f WHERE f.attrelid = a.relation AND f.attname = ANY (sources) AND NOT f.attisdropped);
+    -- Byte by byte: values that are equal, as 7 and 7.0 are, may read differently in what is made of them.
+    changed text := (SELECT format('WHEN (pg_catalog.record_image_ne(ROW(%s), ROW(%s))) ', string_agg(format('OLD.%I', c), ', '),
+                         string_agg(format('NEW.%I', c), ', ')) FROM unnest(sources) AS c);
     watched boolean := visrec._watches_all(a.relation);
 BEGIN
     -- The one BEFORE trigger comes after the user's, which may change the image: triggers fire in the order of their names.

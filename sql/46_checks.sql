@@ -229,20 +229,31 @@ REVOKE ALL ON FUNCTION visrec._use_model(text) FROM PUBLIC;
 CREATE FUNCTION visrec._check_vector_column(a visrec.attachment) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    other name := (SELECT o.name FROM visrec.attachment AS o WHERE o.relation = a.relation AND o.id <> a.id
-                   AND (a.columns[3] = visrec._current_name(o.relation, o.numbers[3])
-                        OR a.columns[4] = visrec._current_name(o.relation, o.numbers[4])));
+    other visrec.attachment;
 BEGIN
-    IF other IS NOT NULL THEN
+    -- The columns of partitions are those of the table, under the same names.
+    SELECT o.* INTO other FROM visrec.attachment AS o
+    WHERE o.id <> a.id AND (o.relation = a.relation OR EXISTS (SELECT FROM pg_partition_ancestors(a.relation) AS p WHERE p.relid = o.relation)
+                            OR EXISTS (SELECT FROM pg_partition_tree(a.relation) AS p WHERE p.relid = o.relation))
+        AND (a.columns[3] = visrec._current_name(o.relation, o.numbers[3]) OR a.columns[4] = visrec._current_name(o.relation, o.numbers[4]))
+    ORDER BY o.relation = a.relation DESC, o.id LIMIT 1;
+    IF other.relation = a.relation THEN
         RAISE duplicate_object USING
-            MESSAGE = format('column "%s" already holds the vectors of attachment "%s"', a.columns[3], other),
+            MESSAGE = format('column "%s" already holds the vectors of attachment "%s"', a.columns[3], other.name),
             HINT = format('For another image or model, name another vector_column. To rename the functions: SELECT '
-                'visrec.detach(%1$L, name => %2$L); SELECT visrec.attach(%1$L, name => %3$L);', a.relation, other, a.name);
+                'visrec.detach(%1$L, name => %2$L); SELECT visrec.attach(%1$L, name => %3$L);', a.relation, other.name, a.name);
+    ELSIF other.id IS NOT NULL THEN
+        RAISE duplicate_object USING
+            MESSAGE = format('column "%s" already holds the vectors of attachment "%s" of table "%s"', a.columns[3], other.name,
+                visrec._label(other.relation)),
+            DETAIL = 'A table and its partitions are attached together or apart.',
+            HINT = format('SELECT visrec.detach(%L, name => %L);', other.relation, other.name);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._check_vector_column(visrec.attachment) IS
-    'Raises an error if another attachment of the table has the same column for its vectors.';
+    'Raises an error if another attachment of the table, of one that it is a partition of, or of a partition, has the same '
+    'column for its vectors.';
 
 CREATE FUNCTION visrec._check_vectors(a visrec.attachment, before visrec.attachment) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

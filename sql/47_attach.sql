@@ -1,26 +1,34 @@
 -- attach and detach. Both run as the caller, whose right to the table is checked; what they make on it belongs to its owner.
 
-CREATE FUNCTION visrec._make_columns(relation regclass, vector_column name, source_column name, dimension integer)
-RETURNS void
+CREATE FUNCTION visrec._make_columns(a visrec.attachment, dimension integer) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     vector text := (SELECT format('%I.vector(%s)', n.nspname, dimension) FROM pg_extension AS e
                     JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
-    columns name[] := ARRAY(SELECT a.attname FROM pg_attribute AS a
-                            WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped);
+    columns name[] := ARRAY(SELECT f.attname FROM pg_attribute AS f
+                            WHERE f.attrelid = a.relation AND f.attnum > 0 AND NOT f.attisdropped);
+    unknown boolean := a.columns[3] = ANY (columns) AND a.columns[4] <> ALL (columns);
 BEGIN
-    IF vector_column <> ALL (columns) THEN
-        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', relation, vector_column, vector);
+    IF a.columns[3] <> ALL (columns) THEN
+        IF a.columns[4] = ANY (columns)
+            AND NOT EXISTS (SELECT FROM visrec._noted_sources(a.relation) AS n WHERE n.source = a.columns[4])
+        THEN
+            RAISE duplicate_column USING
+                MESSAGE = format('column "%s" of table "%s" exists, and visrec did not make it', a.columns[4], visrec._label(a.relation)),
+                HINT = 'Name another vector_column, or rename that column.';
+        END IF;
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', a.relation, a.columns[3], vector);
     END IF;
-    IF source_column <> ALL (columns) THEN
-        EXECUTE format('ALTER TABLE %s ADD COLUMN %I bigint[]', relation, source_column);
-        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', relation, source_column, format(
-            'visrec: what %I was made of: {model and image, content}; NULL where visrec did not make it', vector_column));
+    IF a.columns[4] <> ALL (columns) THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I bigint[]', a.relation, a.columns[4]);
     END IF;
+    PERFORM visrec._note_source(a.relation, a.columns[3], a.columns[4]);
+    RETURN unknown;
 END
 $$;
-COMMENT ON FUNCTION visrec._make_columns(regclass, name, name, integer) IS
-    'Adds the column for the vectors and the one that says what each was made of, where they are missing.';
+COMMENT ON FUNCTION visrec._make_columns(visrec.attachment, integer) IS
+    'Adds the column for the vectors and the one that says what each was made of, where they are missing. Whether there was only '
+    'the first: nothing says what its vectors were made of.';
 
 CREATE FUNCTION visrec._as_now(a visrec.attachment) RETURNS visrec.attachment
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -81,7 +89,7 @@ BEGIN
     a.relation := relation;
     a.name := coalesce(name, before.name, (SELECT c.relname FROM pg_class AS c WHERE c.oid = relation));
     a.columns := ARRAY[visrec._check_table(relation), coalesce(image_column, a.columns[2], 'image_path'), vector,
-        CASE WHEN vector = a.columns[3] THEN a.columns[4] ELSE visrec._fitted_name('', vector, a.id, '_source') END]
+        CASE WHEN vector = a.columns[3] THEN a.columns[4] ELSE visrec._source_column(relation, vector) END]
         || coalesce(show_columns, visrec._still_shown(a), '{}');
     a.model := model.name;
     a.fingerprint := model.fingerprint;
@@ -168,6 +176,7 @@ DECLARE
     due bigint;
     shells regprocedure[];
     states jsonb;
+    unknown boolean;
 BEGIN
     PERFORM visrec._check_table(relation);
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', relation);      -- or triggers could come after they are checked
@@ -186,7 +195,10 @@ BEGIN
     PERFORM visrec._warn_of_code(a);
     PERFORM visrec._check_access(relation);
 
-    PERFORM visrec._make_columns(relation, a.columns[3], a.columns[4], used.dimension);
+    IF visrec._current_name(relation, before.numbers[3]) <> a.columns[3] THEN       -- for when it is taken again
+        PERFORM visrec._note_source(relation, visrec._current_name(relation, before.numbers[3]), visrec._current_name(relation, before.numbers[4]));
+    END IF;
+    unknown := visrec._make_columns(a, used.dimension);
     shells := ARRAY(SELECT w.function FROM visrec._written_shells(a) AS w);     -- while the owner is the one they were written for
     a := visrec._write_attachment(a);
     IF before.types[1] <> a.types[1] THEN
@@ -197,6 +209,11 @@ BEGIN
         END;
     END IF;
     PERFORM visrec._check_vectors(a, before);
+    IF unknown AND visrec._call(a.id, 'foreign', '{"unknown": true}')::boolean THEN
+        RAISE NOTICE USING
+            MESSAGE = format('column "%s" of table "%s" has vectors that visrec did not make', a.columns[3], visrec._label(relation)),
+            DETAIL = 'They count as yours: they are searched, and are not compared with the images.';
+    END IF;
     states := visrec._trigger_states(a);
     PERFORM visrec._drop_triggers(relation, a.id);
     PERFORM visrec._make_triggers(a);
@@ -241,11 +258,12 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     taken bigint;
 BEGIN
-    IF before.numbers[2] = a.numbers[2] THEN
+    IF before.numbers[2:3] = a.numbers[2:3] THEN
         RETURN;
     ELSIF before.columns[3] <> a.columns[3] THEN
         RAISE NOTICE USING
-            MESSAGE = format('attachment "%s" now embeds column "%s"', a.name, a.columns[2]),
+            MESSAGE = CASE WHEN before.numbers[2] = a.numbers[2] THEN format('attachment "%s" now has its vectors in column "%s"', a.name, a.columns[3])
+                ELSE format('attachment "%s" now embeds column "%s"', a.name, a.columns[2]) END,
             DETAIL = format('Columns "%s" and "%s" stay as they are, and are no longer kept current.', before.columns[3], before.columns[4]),
             HINT = 'To embed both, attach with another name.';
     END IF;
@@ -259,25 +277,34 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._take_others(visrec.attachment, visrec.attachment, name[]) IS
-    'Removes vectors of other images, where nobody has kept them current: after detach, or with another image column.';
+    'Removes vectors of other images, where nobody has kept them current: after detach, or with another column.';
 
-CREATE FUNCTION visrec._take_stale(n visrec._names, schemas name[]) RETURNS jsonb
+CREATE FUNCTION visrec._of_another(n visrec._names) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- Also where the row has no image any more.
+    SELECT format('(%1$s OR t.%2$s[1] IS NOT NULL AND (NOT %3$s%4$s))', (n).stale, (n).source, (n).has_image,
+        CASE WHEN (n).holds_bytes THEN format(' OR (t.%s[2] OPERATOR(pg_catalog.=) visrec._stamp(t.%s::pg_catalog.bytea)) IS NOT TRUE',
+            (n).source, (n).image) END)
+$$;
+COMMENT ON FUNCTION visrec._of_another(visrec._names) IS
+    'The condition for a row whose vector is of another image than it has; by all of the bytes, and by a path alone.';
+
+CREATE FUNCTION visrec._take_stale(n visrec._names, schemas name[], keys text[] DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     taken bigint;
     path text := visrec._enter_path(visrec._safe_path(schemas || n.path));
 BEGIN
-    -- Also those of rows that have no image any more.
-    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL WHERE %4$s OR t.%3$s[1] IS NOT NULL AND (NOT %5$s%6$s)',
-        n."table", n.vector, n.source, n.stale, n.has_image,
-        CASE WHEN n.holds_bytes THEN pg_catalog.format(' OR (t.%s[2] OPERATOR(pg_catalog.=) visrec._stamp(t.%s::pg_catalog.bytea)) IS NOT TRUE', n.source, n.image) END);
+    EXECUTE pg_catalog.format('UPDATE %1$s AS t SET %2$s = NULL, %3$s = NULL WHERE %4$s%5$s',
+        n."table", n.vector, n.source, CASE WHEN keys IS NOT NULL
+            THEN pg_catalog.format('t.%s %s ANY (($1)::%s[]) AND ', n.key, n.equals, n.key_type) END, visrec._of_another(n)) USING keys;
     GET DIAGNOSTICS taken = ROW_COUNT;
     PERFORM visrec._leave_path(path);
     RETURN pg_catalog.to_jsonb(taken);
 END
 $$;
-COMMENT ON FUNCTION visrec._take_stale(visrec._names, name[]) IS
-    'Removes the vectors of other images than the rows have; returns how many.';
+COMMENT ON FUNCTION visrec._take_stale(visrec._names, name[], text[]) IS
+    'Removes the vectors of other images than the rows have, of all or of those with these keys; returns how many.';
 
 CREATE FUNCTION visrec.detach(relation regclass, drop_vectors boolean DEFAULT false, name name DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -291,6 +318,7 @@ BEGIN
     PERFORM visrec._drop_triggers(relation, a.id);
     PERFORM visrec._drop_shells(a);
     PERFORM visrec._drop_indexes(a);
+    PERFORM visrec._note_source(relation, visrec._current_name(relation, a.numbers[3]), visrec._current_name(relation, a.numbers[4]));
     UPDATE visrec.own_attachment AS o SET gone = true WHERE o.id = a.id;
     dropped := (SELECT string_agg(format('DROP COLUMN %I', f.attname), ', ') FROM pg_attribute AS f
                 WHERE f.attrelid = relation AND f.attnum = ANY (a.numbers[3:4]) AND NOT f.attisdropped);

@@ -120,7 +120,8 @@ BEGIN
     FOR a IN
         SELECT r.* FROM visrec.attachment AS r
         WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d JOIN pg_class AS c ON c.oid = r.relation
-                      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                      WHERE d.classid = 'pg_class'::regclass AND (d.objid = c.oid OR c.relispartition AND d.objid IN (
+                            SELECT p.relid FROM pg_partition_ancestors(c.oid) AS p))
                          OR d.classid = 'pg_class'::regclass AND d.objid = r.events
                          OR d.classid = 'pg_type'::regclass AND d.objid = ANY (r.types::oid[])
                          OR d.classid = 'pg_namespace'::regclass AND (d.objid = c.relnamespace OR EXISTS (
@@ -165,7 +166,8 @@ BEGIN
             -- Attach would grant the owner what it lacks, and add a column of vectors that was dropped: nobody asked for that.
             IF TG_TAG = 'ALTER TABLE'
                 AND ((now.columns, now.types, now.event_columns) IS DISTINCT FROM (a.columns, a.types, a.event_columns)
-                    OR visrec._problem(a, false) IS NOT NULL)     -- in a restore, its triggers come one by one
+                    OR visrec._problem(a, false) IS NOT NULL      -- in a restore, its triggers come one by one
+                    OR visrec._watches_others(now))
                 AND visrec._may_embed((SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation))
             THEN
                 IF visrec._current_name(a.relation, a.numbers[2]) IS NULL OR visrec._current_name(a.relation, a.numbers[3]) IS NULL

@@ -70,7 +70,10 @@ COMMENT ON FUNCTION visrec._unit(vector) IS 'The vector of length 1 in the same 
 CREATE FUNCTION visrec._check_weights(weights double precision[], keys anyarray, what text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF array_position(keys, NULL) IS NOT NULL THEN
+    IF array_ndims(keys) > 1 OR array_ndims(weights) > 1 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('the %s rows and their weights must be arrays of one dimension', what);
+    ELSIF array_position(keys, NULL) IS NOT NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = format('the %s rows must not contain null', what);
     ELSIF weights IS NOT NULL AND cardinality(weights) <> cardinality(keys) THEN
         RAISE invalid_parameter_value USING

@@ -86,12 +86,16 @@ BEGIN
             MESSAGE = 'weighted must be a list of keys with their weights',
             HINT = 'For example [[42, 2], [7, 0.5], [9, -1]]; below 0 is disliked.';
     END IF;
-    SELECT coalesce(array_agg(p ->> 0 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 > 0), '{}'),
-           coalesce(array_agg((p ->> 1)::float8 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 > 0), '{}'),
-           coalesce(array_agg(p ->> 0 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 < 0), '{}'),
-           coalesce(array_agg(-(p ->> 1)::float8 ORDER BY n) FILTER (WHERE (p ->> 1)::float8 < 0), '{}')
+    SELECT coalesce(array_agg(p ->> 0 ORDER BY n) FILTER (WHERE w > 0), '{}'),
+           coalesce(array_agg(w ORDER BY n) FILTER (WHERE w > 0), '{}'),
+           coalesce(array_agg(p ->> 0 ORDER BY n) FILTER (WHERE w < 0), '{}'),
+           coalesce(array_agg(-w ORDER BY n) FILTER (WHERE w < 0), '{}')
     INTO liked, liked_weights, disliked, disliked_weights
-    FROM jsonb_array_elements(pairs) WITH ORDINALITY AS e (p, n);
+    FROM jsonb_array_elements(pairs) WITH ORDINALITY AS e (p, n),
+        -- A number of JSON may be no float8: then it is none of the weights that visrec._check_weights allows, either.
+        LATERAL (SELECT (p ->> 1)::numeric AS exact) AS x,
+        LATERAL (SELECT CASE WHEN abs(exact) BETWEEN 1e-300 AND 1e300 OR exact = 0 THEN exact::float8
+            ELSE sign(exact)::float8 * 'Infinity' END AS w) AS y;
 END
 $$;
 COMMENT ON FUNCTION visrec._weighted(jsonb) IS 'Keys and weights out of [[key, weight], …].';

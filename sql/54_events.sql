@@ -16,7 +16,8 @@ BEGIN
     weight := '1::float8';      -- without weights each event counts 1
     FOR place IN 1..4 LOOP
         CONTINUE WHEN columns[place] IS NULL;
-        SELECT a.attname AS name, format_type(a.atttypid, -1) AS type, visrec._comparison(a.atttypid, 3) AS equals INTO held
+        SELECT a.attname AS name, format_type(a.atttypid, -1) AS type, visrec._comparison(a.atttypid, 3) AS equals,
+               visrec._base_type(a.atttypid) AS base INTO held
         FROM pg_attribute AS a
         WHERE a.attrelid = relation AND a.attname = columns[place] AND a.attnum > 0 AND NOT a.attisdropped;
         IF held.name IS NULL THEN
@@ -27,6 +28,12 @@ BEGIN
         ELSIF held.equals IS NULL THEN
             RAISE datatype_mismatch USING
                 MESSAGE = format('cannot use column "%s" because type %s has no order', columns[place], held.type);
+        ELSIF place = 3 AND held.base NOT IN ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype, 'numeric'::regtype, 'real'::regtype,
+            'double precision'::regtype)
+        THEN
+            RAISE datatype_mismatch USING
+                MESSAGE = format('column "%s" cannot hold weights because it is of type %s', columns[place], held.type),
+                HINT = 'A weight is a number. Without weights: SELECT visrec.attach_events(…, weight_column => NULL);';
         END IF;
         CASE place
         WHEN 1 THEN

@@ -130,7 +130,8 @@ DECLARE
     index regclass;
 BEGIN
     FOR index IN SELECT i.index FROM unnest(a.numbers[3:4]) AS c (number), visrec._indexes(a.relation, c.number) AS i
-                 WHERE i.made AND i.index <> ALL (kept) GROUP BY i.index LOOP
+                 WHERE i.made AND i.index <> ALL (kept)        -- a part of the index of a partitioned table goes with that
+                     AND NOT (SELECT x.relispartition FROM pg_class AS x WHERE x.oid = i.index) GROUP BY i.index LOOP
         EXECUTE format('DROP INDEX %s', index);
     END LOOP;
 END

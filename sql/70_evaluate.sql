@@ -26,6 +26,11 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found pg_attribute;
 BEGIN
+    IF name IS NULL THEN
+        RAISE null_value_not_allowed USING
+            MESSAGE = 'the name of the column must not be null',
+            HINT = visrec._columns_hint(relation);
+    END IF;
     SELECT a.* INTO found FROM pg_attribute AS a
     WHERE a.attrelid = relation AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped;
     IF found.attname IS NULL THEN

@@ -21,7 +21,7 @@ def shop(posts, paths):
     posts.execute("UPDATE posts SET price = id, data = to_jsonb(id), tags = ARRAY[category]")
     posts.execute("INSERT INTO posts (id) VALUES (100)")
     posts.execute(
-        "CREATE TABLE events (user_id int, post_id bigint, weight float, at timestamptz, note json)"
+        "CREATE TABLE events (user_id int, post_id bigint, weight float, at timestamptz, note json, mood text)"
     )
     posts.execute("INSERT INTO events VALUES (1, 1, 1, now()), (1, 2, 1, now()), (2, 1, -1, now())")
     posts.execute("SELECT visrec.attach_events('posts', 'events')")
@@ -121,6 +121,11 @@ WRONG = [
     ("recommend_posts('{1,2}', liked_weights => '{1}')", "22023", "the number of weights (1) is not the number of liked rows (2)", None,
      "Give one weight for each row."),
     ("recommend_posts('{1}', '{2}', disliked_weights => '{}')", "22023", "the number of weights (0) is not the number of disliked rows (1)", None, ...),
+    *(
+        (f"recommend_posts({given})", "22023", f"the {what} rows and their weights must be arrays of one dimension", None, None)
+        for given, what in (("'{{1,2},{3,4}}'", "liked"), ("'{1}', '{{1,2},{3,4}}'", "disliked"),
+                            ("'{1,2}', liked_weights => '{{1,2}}'", "liked"))
+    ),
     ("recommend_posts('{1,NULL}')", "22004", "the liked rows must not contain null", None, None),
     ("recommend_posts('{1}', '{NULL}')", "22004", "the disliked rows must not contain null", None, None),
     *(
@@ -130,7 +135,8 @@ WRONG = [
     ("recommend_posts_weighted(NULL)", "22023", "weighted must be a list of keys with their weights", None, ...),
     *(
         (f"recommend_posts_weighted('[[1, {given}]]')", "22023", f"the weights of the {what} rows must be between 1e-9 and 1e9", None, None)
-        for given, what in (("1e308", "liked"), ("-1e308", "disliked"), ("1e-300", "liked"))
+        for given, what in (("1e308", "liked"), ("-1e308", "disliked"), ("1e-300", "liked"), ("1e400", "liked"), ("-1e400", "disliked"),
+                            ("1e-400", "liked"))
     ),
     # Queries
     *(
@@ -170,6 +176,7 @@ WRONG = [
     ("visrec.evaluate('posts', 'category', '{}')", "22023", "k must not be empty", None, ...),
     ("visrec.evaluate('posts', 'category', '{1,0}')", "22023", "k must be at least 1, not 0", None, None),
     ("visrec.evaluate('posts', 'category', '{1,NULL}')", "22023", "k must be at least 1, not NULL", None, None),
+    ("visrec.evaluate('posts', NULL)", "22004", "the name of the column must not be null", None, ...),
     ("visrec.evaluate('posts', 'nix')", "42703", 'column "nix" of table "public.posts" does not exist', None, ...),
     ("visrec.evaluate('posts', 'doc')", "0A000", 'cannot use column "doc" because type json has no order', None, None),
     ("visrec.evaluate_taste('posts', holdout => 0)", "22023", "holdout must be between 0 and 1, not 0", ..., None),
@@ -231,7 +238,12 @@ WRONG = [
     ("visrec.attach_events('posts', 'events', 'nix')", "42703", 'column "nix" of table "public.events" does not exist', None, ...),
     ("visrec.attach_events('posts', 'events', weight_column => 'note')", "42804",
      'cannot use column "note" because type json has no order', None, None),
+    ("visrec.attach_events('posts', 'events', weight_column => 'mood')", "42804",
+     'column "mood" cannot hold weights because it is of type text', None,
+     "A weight is a number. Without weights: SELECT visrec.attach_events(…, weight_column => NULL);"),
     # What is in no table
+    ("visrec.encoder_warm(NULL)", "22004", "the model must not be null", None, None),
+    ("visrec.set(NULL, NULL)", "22004", "the name of the setting must not be null", None, None),
     ("visrec.embed_image('nowhere.jpg', 'nix')", "55000", 'model "nix" is not registered', None, ...),
     ("visrec.embed_image('\\x00'::bytea, 'pixels')", "22P03", "the data is not a picture in a supported format", None, ...),
     ("visrec.embed_text('x', 'pixels')", "0A000", 'model "pixels" embeds pictures only', None,
@@ -246,6 +258,12 @@ WRONG = [
     ("visrec.register_model('')", "22004", "the name of the model must not be empty", None, None),
     ("visrec.register_model('x', 'models/x')", "22023", 'model directory "models/x" is not an absolute path', None, None),
 ]  # fmt: skip
+
+
+def test_a_batch_may_be_larger_than_any_table(shop):
+    shop.execute("UPDATE posts SET content_vector = NULL, content_vector_source = NULL")
+    shop.execute(f"CALL visrec.backfill('posts', {BIG})")
+    assert coverage(shop) == {"embedded": 8, "no_image": 1}
 
 
 def error_of(connection, call):

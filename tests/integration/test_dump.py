@@ -3,33 +3,7 @@
 import psycopg
 import pytest
 
-from tests.servers import client
-
 from .conftest import coverage, insert, notices
-
-
-@pytest.fixture
-def restore(db):
-    """Dumps the test's database with options, and restores it into one named ``restored``."""
-    opened = []
-
-    def work(*options):
-        dump = client("pg_dump", *options, database=db.info.dbname, silent=True)
-        db.execute("DROP DATABASE IF EXISTS restored")
-        db.execute("CREATE DATABASE restored TEMPLATE template0")
-        load = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1"]
-        client(*load, database="restored", text=dump, silent=True)
-        opened.append(
-            psycopg.connect(
-                db.info.dsn, dbname="restored", password=db.info.password, autocommit=True
-            )
-        )
-        return opened[-1]
-
-    yield work
-    for connection in opened:
-        connection.close()
-    db.execute("DROP DATABASE IF EXISTS restored WITH (FORCE)")
 
 
 def top(connection, function="similar_posts"):

@@ -114,7 +114,11 @@ class Server:
         else:
             assert image is not None
             size, path, data = len(image), None, image if len(image) <= max_bytes else None
-        return {"id": key, "path": path, "bytes": data, "size": size, "source": int(key)}
+        stamp = None if data is None else hash(data)
+        return {
+            **{"id": key, "path": path, "bytes": data, "size": size},
+            **{"source": int(key), "stamp": stamp},
+        }
 
     def due(self, max_bytes: int) -> Rows:
         return [
@@ -166,7 +170,11 @@ class Server:
         for key, source, vector, stamp in zip(ids, *columns, strict=True):
             assert source == int(key)
             assert (vector is None) == (key in self.failures), "recorded before it is written"
-            assert vector is not None or stamp is None
+            image = self.images[key]
+            if isinstance(image, bytes):  # as it was read; not read where it is too large
+                assert stamp == hash(image) or vector is None
+            elif vector is None:
+                assert stamp is None
             if (vector is not None) != given:
                 continue
             meant += 1

@@ -520,6 +520,11 @@ def test_what_a_decoder_raises_is_this_pictures_error(monkeypatch: pytest.Monkey
     assert "division by zero" in refusal(errors.NotAnImage, encoded(noise())).message
 
 
+def test_a_word_among_the_numbers_of_a_plain_ppm_is_told_without_python() -> None:
+    error = refusal(errors.NotAnImage, b"P3\n2 1\n255\n255 000 xyz 000 255 000\n")
+    assert error.message == "the image data is damaged: a number cannot be read"
+
+
 # Pictures as people see them ------------------------------------------------------------
 
 

@@ -55,7 +55,7 @@ def test_good_rows_get_vectors_and_bad_ones_a_record() -> None:
     for key in ("1", "5"):
         assert len(json.loads(server.vectors[key])) == pixels.DIMENSION
     assert server.vectors["1"] != server.vectors["5"]
-    assert server.stamps == {"1": None, "5": None}
+    assert server.stamps == {key: hash(server.images[key]) for key in ("1", "5")}
     assert {key: row["code"] for key, row in server.failures.items()} == {"2": "not_an_image"}
     assert server.failures["2"]["image"] is None
 

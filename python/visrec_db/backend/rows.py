@@ -114,9 +114,9 @@ class _Table:
     def read_due(self, after: str | None, count: int) -> list[Row]:
         """Returns the next rows that need a vector, locked until the transaction ends."""
         if after is None:
-            first = session.of_table(self._terms["due_rows"], "int8", "int4")
+            first = session.of_table(self._terms["due_rows"], "int8", "int8")
             return first.run(self._plpy, self._max_bytes, count)
-        following = session.of_table(self._terms["next_rows"], "int8", "int4", "text")
+        following = session.of_table(self._terms["next_rows"], "int8", "int8", "text")
         return following.run(self._plpy, self._max_bytes, count, after)
 
     def embed_and_store(
@@ -210,12 +210,17 @@ class _Table:
 def _columns(rows: Sequence[Row], results: Sequence[Result]) -> list[list[Any]]:
     """Returns keys, sources, vectors, stamps, codes, messages and paths as messages show them."""
     lines = [
-        (row["id"], row["source"], result.vector, result.stamp, None, None, None)
+        (row["id"], row["source"], result.vector, _stamp(row, result), None, None, None)
         if isinstance(result, Embedding)
         else (
-            *(row["id"], row["source"], None, None),
+            *(row["id"], row["source"], None, row["stamp"]),
             *(result.code, result.message, session.shown(row["path"])),
         )
         for row, result in zip(rows, results, strict=True)
     ]
     return [list(column) for column in zip(*lines, strict=True)] if lines else [[]] * 7
+
+
+def _stamp(row: Row, result: Embedding) -> int | None:
+    """Returns the stamp of the bytes as they were read, or that of the file."""
+    return result.stamp if row["stamp"] is None else row["stamp"]

@@ -117,6 +117,8 @@ def decode(
         message = str(error) or type(error).__name__
         if "truncated" in message or "broken data stream" in message or isinstance(error, EOFError):
             raise errors.ImageTruncated(f"the image data ends early: {message}") from error
+        if message.startswith("invalid literal for int()"):  # Python's words, for PPM in plain text
+            message = "a number cannot be read"
         raise errors.NotAnImage(f"the image data is damaged: {message}") from error
 
 
