@@ -67,7 +67,7 @@ BEGIN
             SELECT a.n, a.bound, t.%1$s AS id, %2$s.subvector(t.%3$s, 1, 16000) AS vector
             FROM ROWS FROM (unnest($1::%4$s[]), unnest($2)) WITH ORDINALITY AS a (id, bound, n)
             JOIN %5$s AS t ON t.%1$s %6$s a.id
-        ), near AS (
+        ), near AS MATERIALIZED (
             SELECT c.n, c.d
             FROM (SELECT t.%1$s AS id, %2$s.subvector(t.%3$s, 1, 16000) AS vector FROM %5$s AS t WHERE t.%3$s IS NOT NULL OFFSET 0) AS h
             CROSS JOIN LATERAL (
@@ -123,10 +123,10 @@ BEGIN
         batch := ids[done + 1 : done + size];
         found := '{}';
         bounds := '{}';
-        FOR query IN 1 .. cardinality(batch) LOOP
+        FOR q IN 1 .. cardinality(batch) LOOP
             FOR w IN 1 .. cardinality(widths) LOOP
                 searched := clock_timestamp();
-                one := visrec._found_by_index(n, batch[query], widths[w], k);
+                one := visrec._found_by_index(n, batch[q], widths[w], k);
                 times := times || (extract(epoch FROM clock_timestamp() - searched) * 1000)::double precision;
                 found := found || coalesce(one::text, '{}');
             END LOOP;
@@ -309,7 +309,7 @@ COMMENT ON FUNCTION visrec._has_index(visrec._names) IS 'Whether searches of an 
 CREATE FUNCTION visrec._tune_again(attachment integer, seconds double precision, again boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- Fewer are found whole with the least width.
+    -- To compare so few one by one takes a moment, and to tune for them longer.
     few CONSTANT bigint := 1000;
     a visrec.attachment;
     rows bigint;
@@ -352,8 +352,7 @@ COMMENT ON FUNCTION visrec._vectors_about(visrec.attachment) IS 'How many vector
 CREATE FUNCTION visrec._recall_state(a visrec.attachment, OUT due boolean, OUT result text) RETURNS record
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- Up to so many, nearly all of the nearest are found with the least width, whatever the vectors are like.
-    few CONSTANT double precision := 10000;
+    few CONSTANT double precision := 1000;      -- as in visrec._tune_again
     rows double precision := visrec._vectors_about(a);
 BEGIN
     IF a.index_method = 'none' OR a.tuned_at IS NULL AND rows < few THEN
@@ -363,13 +362,13 @@ BEGIN
         result := format('not measured, among about %s vectors', rows::bigint);
         RETURN;
     END IF;
-    due := a.tuned_recall < a.recall OR rows >= 2 * a.tuned_rows AND rows >= 1000;
+    due := a.tuned_recall < a.recall OR rows >= greatest(2 * a.tuned_rows, few);
     result := format('%s (target %s) with a width of %s, of %s queries on %s among %s vectors', to_char(a.tuned_recall, 'FM0.0000'), a.recall,
-        a.width, a.tuned_queries, a.tuned_at::date, a.tuned_rows) || CASE WHEN rows >= 2 * a.tuned_rows AND rows >= 1000
+        a.width, a.tuned_queries, a.tuned_at::date, a.tuned_rows) || CASE WHEN rows >= greatest(2 * a.tuned_rows, few)
         THEN format('; now there are about %s', rows::bigint) ELSE '' END;
 END
 $$;
 COMMENT ON FUNCTION visrec._recall_state(visrec.attachment) IS
-    'What visrec.selftest says of an attachment''s recall, and whether visrec.tune is due: never called for more than 10,000 vectors, '
+    'What visrec.selftest says of an attachment''s recall, and whether visrec.tune is due: never called for 1000 vectors or more, '
     'below the target, or twice as many vectors as then. NULLs where there is nothing to say.';
 REVOKE ALL ON FUNCTION visrec._vectors_about(visrec.attachment), visrec._recall_state(visrec.attachment) FROM PUBLIC;
