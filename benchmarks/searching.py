@@ -104,7 +104,7 @@ def _database() -> Iterator[Connection]:
                 " content_vector vector(512))"
             )
             own.execute("SELECT visrec.attach('items', model => 'pixels')")
-            own.execute("SELECT visrec.reindex('items', 'none')")
+            own.execute("CALL visrec.reindex('items', 'none')")
             yield own
         connection.execute(f"DROP DATABASE {DATABASE}")
 
@@ -127,7 +127,7 @@ class _Table:
     def reindex(self, method: str) -> int:
         """Bytes of the index."""
         start = time.perf_counter()
-        self._connection.execute("SELECT visrec.reindex('items', %s)", (method,))
+        self._connection.execute("CALL visrec.reindex('items', %s)", (method,))
         size = self._connection.execute(
             "SELECT sum(pg_relation_size(indexrelid))::bigint FROM pg_index"
             " WHERE indrelid = 'items'::regclass AND NOT indisprimary AND indpred IS NULL"

@@ -163,10 +163,11 @@ COMMENT ON FUNCTION visrec._measure_widths(visrec._names, double precision) IS
 
 CREATE FUNCTION visrec._reindex_call(a visrec.attachment, m integer, ef_construction integer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('CALL visrec.reindex(%L, %L%s%s, m => %s, ef_construction => %s);', a.relation, a.index_method,
-        CASE WHEN a.index_metric <> 'cosine' THEN format(', %L', a.index_metric) ELSE '' END, visrec._name_argument(a.id), m, ef_construction)
+    SELECT format('CALL visrec.reindex(%L, %L%s%s%s%s);', a.relation, a.index_method,
+        CASE WHEN a.index_metric <> 'cosine' THEN format(', %L', a.index_metric) ELSE '' END, visrec._name_argument(a.id),
+        ', m => ' || m, ', ef_construction => ' || ef_construction)
 $$;
-COMMENT ON FUNCTION visrec._reindex_call(visrec.attachment, integer, integer) IS 'The call that builds an attachment''s index denser, for hints.';
+COMMENT ON FUNCTION visrec._reindex_call(visrec.attachment, integer, integer) IS 'The call that builds an attachment''s index with these options (NULL: pgvector''s), for hints.';
 
 CREATE FUNCTION visrec._out_of_reach(a visrec.attachment) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -252,8 +253,8 @@ BEGIN
             MESSAGE = format('searches of table "%s" find %s of the nearest rows, which may be fewer than the %s that they should',
                 visrec._label(a.relation), to_char(best.recall, 'FM0.0000'), a.recall),
             DETAIL = format('%s queries are too few to tell.', queries),
-            HINT = CASE WHEN NOT (measured ->> 'all')::boolean THEN format('SELECT * FROM visrec.tune(%L, ''%s s''%s);', a.relation,
-                ceil(4 * seconds), visrec._name_argument(a.id)) END;
+            HINT = CASE WHEN (measured ->> 'all')::boolean THEN 'It is the best that was found; a lower target of visrec.attach would be sure.'
+                ELSE format('SELECT * FROM visrec.tune(%L, ''%s s''%s);', a.relation, ceil(4 * seconds), visrec._name_argument(a.id)) END;
     END IF;
     RETURN QUERY SELECT l.width, l.recall, l.at_least, l.ms, l.width = best.width
         FROM jsonb_to_recordset(lines) AS l (width integer, recall float8, at_least float8, ms float8) ORDER BY l.width;

@@ -74,6 +74,7 @@ DECLARE
     cosine double precision;
     a visrec.attachment;
     state record;
+    leftover regclass;
 BEGIN
     FOR root IN SELECT string_to_table(s.value, ':') FROM visrec.setting AS s WHERE s.name = 'image_roots' LOOP
         "check" := format('image root %s', root);
@@ -101,6 +102,14 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     FOR a IN SELECT r.* FROM visrec.attachment AS r JOIN pg_class AS c ON c.oid = r.relation ORDER BY r.id LOOP
+        FOR leftover IN SELECT l.index FROM visrec._leftovers(a) AS l
+                        WHERE l.index NOT IN (SELECT p.index_relid FROM pg_stat_progress_create_index AS p) LOOP
+            "check" := format('index %s', leftover);
+            ok := false;
+            result := format('left by a reindex of %s that did not end', a.relation);
+            advice := format('DROP INDEX CONCURRENTLY %s;', leftover);
+            RETURN NEXT;
+        END LOOP;
         state := visrec._recall_state(a);
         CONTINUE WHEN state.result IS NULL;
         "check" := format('recall of %s', a.relation) || CASE WHEN visrec._name_argument(a.id) <> '' THEN format(' (%s)', a.name) ELSE '' END;
@@ -124,5 +133,5 @@ END
 $$;
 COMMENT ON FUNCTION visrec.selftest() IS
     'One row for each check: the image roots, each registered model (its vector of a test picture against the one it '
-    'gave when it was registered), the recall of each tuned or large table, and what runs the models; with advice if one fails. For the extension''s owner and monitors.';
+    'gave when it was registered), the recall of each tuned or large table, what a reindex left that did not end, and what runs the models; with advice if one fails. For the extension''s owner and monitors.';
 REVOKE ALL ON FUNCTION visrec.selftest() FROM PUBLIC;

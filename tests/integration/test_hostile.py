@@ -64,7 +64,7 @@ def test_no_setting_of_a_role_chooses_files_models_or_code(posts, stranger, path
         "SELECT visrec.detach('posts')",
         "SELECT visrec.retry('posts')",
         "SELECT visrec.recheck('posts')",
-        "SELECT visrec.reindex('posts')",
+        "CALL visrec.reindex('posts')",
         "SELECT visrec.reduce('posts', 2)",
         "SELECT visrec.duplicates('posts')",
         "SELECT visrec.attach_events('posts', NULL)",

@@ -102,7 +102,7 @@ ADMINISTRATION = [
     "SELECT visrec.recheck('trap.posts')",
     "UPDATE visrec.attachment SET fingerprint = fingerprint",
     "CALL visrec.backfill('trap.posts', batch_size => 1)",
-    "SELECT visrec.reindex('trap.posts', 'ivfflat')",
+    "CALL visrec.reindex('trap.posts', 'ivfflat')",
     "SELECT visrec.reduce('trap.posts', 4)",
     "SELECT visrec.recall('trap.posts')",
     "SELECT * FROM visrec.duplicates('trap.posts', max_distance => 2)",
