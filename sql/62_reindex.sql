@@ -166,7 +166,8 @@ DECLARE
 BEGIN
     SELECT * INTO p FROM pg_stat_progress_create_index AS s WHERE s.pid = _note_progress.pid;
     IF p.phase IS NOT NULL THEN
-        RAISE NOTICE '%: %, % of % rows, % s', visrec._label(relation), p.phase, p.tuples_done, greatest(p.tuples_total, p.tuples_done),
+        RAISE NOTICE '%: %, % of % rows, % s', visrec._label(relation), p.phase, p.tuples_done, greatest(p.tuples_total, p.tuples_done,
+                (SELECT c.reltuples::bigint FROM pg_class AS c WHERE c.oid = relation)),
             round(extract(epoch FROM clock_timestamp() - started));
     END IF;
 END

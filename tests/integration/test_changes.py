@@ -477,6 +477,7 @@ def test_what_is_gone_is_said_where_it_is_missed(home, paths, gone):
         "SELECT visrec.retry('home.posts')",
         "CALL visrec.backfill('home.posts')",
         "SELECT * FROM visrec.recall('home.posts')",
+        "SELECT * FROM visrec.tune('home.posts')",
     ]
     for call in calls:
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as raised:
@@ -794,6 +795,7 @@ PUBLIC_API = {
     "reduce": "SELECT * FROM visrec.reduce('mine', 4)",
     "reindex": "CALL visrec.reindex('mine', 'hnsw')",
     "retry": "SELECT visrec.retry('mine')",
+    "tune": "SELECT * FROM visrec.tune('mine')",
     "taste": "SELECT visrec.taste('mine', '{{1,2}}'::bigint[])",
     # For the extension's owner, or with the right to monitor
     "encoder_restart": None,

@@ -65,6 +65,7 @@ def test_no_setting_of_a_role_chooses_files_models_or_code(posts, stranger, path
         "SELECT visrec.retry('posts')",
         "SELECT visrec.recheck('posts')",
         "CALL visrec.reindex('posts')",
+        "SELECT * FROM visrec.tune('posts')",
         "SELECT visrec.reduce('posts', 2)",
         "SELECT visrec.duplicates('posts')",
         "SELECT visrec.attach_events('posts', NULL)",

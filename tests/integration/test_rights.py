@@ -103,6 +103,7 @@ ADMINISTRATION = [
     "UPDATE visrec.attachment SET fingerprint = fingerprint",
     "CALL visrec.backfill('trap.posts', batch_size => 1)",
     "CALL visrec.reindex('trap.posts', 'ivfflat')",
+    "SELECT * FROM visrec.tune('trap.posts')",
     "SELECT visrec.reduce('trap.posts', 4)",
     "SELECT visrec.recall('trap.posts')",
     "SELECT * FROM visrec.duplicates('trap.posts', max_distance => 2)",
