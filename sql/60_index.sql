@@ -229,6 +229,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n visrec._names := visrec._resolve(a.id);
     others regclass[] := ARRAY(SELECT i.index FROM visrec._indexes(a.relation, a.numbers[3]) AS i WHERE i.access <> 'btree' AND i.made);
+    name name := (SELECT c.relname FROM pg_class AS c WHERE c.oid = others[1]);
+    built regclass;
 BEGIN
     IF a.components IS NOT NULL THEN        -- the index is made of a projection, which is made with the attachment
         a := visrec._write_attachment(a);
@@ -244,6 +246,10 @@ BEGIN
     PERFORM visrec._drop_indexes(a, ARRAY(
         SELECT i.index FROM unnest(a.numbers[3:4]) AS c (number), visrec._indexes(a.relation, c.number) AS i
         WHERE i.index <> ALL (others)));
+    built := (SELECT i.index FROM visrec._indexes(a.relation, a.numbers[3]) AS i WHERE i.access <> 'btree' AND i.made);
+    IF built IS NOT NULL AND name IS NOT NULL THEN
+        EXECUTE format('ALTER INDEX %s RENAME TO %I', built, name);
+    END IF;
     -- Has the table's trigger drop a projection that no index is made of any more.
     UPDATE visrec.own_attachment AS o SET relation = o.relation WHERE o.id = a.id;
 END

@@ -149,7 +149,7 @@ BEGIN
         BEGIN
             EXECUTE 'SELECT count(*) FROM ' || visrec._dblink('dblink_get_result($1) AS r (status text)') INTO lines
             USING 'visrec_reindex'::text;
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN OTHERS OR query_canceled THEN
             EXIT WHEN problem IS NOT NULL;
             problem := SQLERRM;
         END;
@@ -194,6 +194,13 @@ BEGIN
         EXCEPTION WHEN query_canceled THEN
             cancelled := true;
         END;
+        IF cancelled THEN       -- the server sends the signal twice, and the second may be late
+            BEGIN
+                PERFORM pg_sleep(0.05);
+            EXCEPTION WHEN query_canceled THEN
+                NULL;
+            END;
+        END IF;
         EXIT WHEN NOT visrec._busy(cancelled);
         IF clock_timestamp() - told > interval '5 seconds' THEN
             told := clock_timestamp();
