@@ -43,12 +43,14 @@ def main() -> None:
 
 
 def _measure(kind: str, rows: int, target: float) -> Figure:
-    """The recall of other queries than tune's, or that its word says what would reach the target."""
+    """The recall of other queries than tune's; or it said what would reach the target."""
     held = np.concatenate(list(KINDS[kind](rows)))
     said: list[str] = []
     with _database() as connection:
         connection.add_notice_handler(lambda notice: said.append(notice.message_hint or ""))
-        connection.execute("SELECT visrec.attach('items', model => 'pixels', recall => %s)", [target])
+        connection.execute(
+            "SELECT visrec.attach('items', model => 'pixels', recall => %s)", [target]
+        )
         connection.execute("CALL visrec.reindex('items', 'none')")
         vectors.fill(connection, "items", iter([held]))
         connection.execute("VACUUM ANALYZE items")

@@ -260,7 +260,9 @@ WRONG = [
 
 def error_of(connection, call):
     try:
-        connection.execute(("CALL " if call.startswith("visrec.reindex") else "SELECT * FROM ") + call)
+        connection.execute(
+            ("CALL " if call.startswith("visrec.reindex") else "SELECT * FROM ") + call
+        )
     except psycopg.Error as error:
         return error
     return None

@@ -51,7 +51,9 @@ def waiting(items, second, connect):  # noqa: F811
     writer = connect()
     writer.execute("UPDATE items SET image_path = NULL WHERE id = 1")
     call = Call(connect(autocommit=True), second)
-    waits = "SELECT phase FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'"
+    waits = (
+        "SELECT phase FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'"
+    )
     while not items.execute(waits).fetchall():
         assert call.is_alive(), call.error
         items.execute("SELECT pg_sleep(0.05)")
@@ -61,7 +63,9 @@ def waiting(items, second, connect):  # noqa: F811
 def test_writers_go_on_while_it_builds(items, waiting):  # noqa: F811
     call, writer = waiting
     items.execute("SET lock_timeout = '20s'")
-    items.execute("INSERT INTO items (id, content_vector) SELECT 0, content_vector FROM items WHERE id = 7")
+    items.execute(
+        "INSERT INTO items (id, content_vector) SELECT 0, content_vector FROM items WHERE id = 7"
+    )
     writer.commit()
     call.join(60)
     assert not call.is_alive()
@@ -96,7 +100,7 @@ def test_a_killed_session_leaves_what_selftest_names_and_the_next_call_removes(i
     [number] = items.execute("SELECT id FROM visrec.attachment").fetchone()
     left = f"public.visrec_{number}_new"
     rows = items.execute(
-        "SELECT ok, result, advice FROM visrec.selftest() WHERE \"check\" = %s", (f"index {left}",)
+        'SELECT ok, result, advice FROM visrec.selftest() WHERE "check" = %s', (f"index {left}",)
     )
     assert rows.fetchall() == [
         (

@@ -21,7 +21,7 @@ def items(db):
 def fill(db, first, last, table="items"):
     db.execute("SELECT setseed(0.5)")
     db.execute(
-        f"INSERT INTO {table} (id, content_vector)"  # noqa: S608
+        f"INSERT INTO {table} (id, content_vector)"
         " SELECT n / 512, array_agg(random() - 0.5 ORDER BY n)::vector"
         f" FROM generate_series({first} * 512, {last} * 512 + 511) AS n GROUP BY n / 512"
     )
@@ -119,7 +119,11 @@ def test_other_indexes(items):
     heard = notices(items)
     assert items.execute("SELECT * FROM visrec.tune('items')").fetchall() == []
     assert heard == [
-        ("NOTICE", 'table "public.items" has no index to tune', "CALL visrec.reindex('public.items');")
+        (
+            "NOTICE",
+            'table "public.items" has no index to tune',
+            "CALL visrec.reindex('public.items');",
+        )
     ]
 
 
@@ -157,9 +161,7 @@ def test_it_measures_what_the_owner_sees(items):
         items.execute("ALTER TABLE items OWNER TO visrec_owner")
         items.execute("SELECT visrec.grant_access('visrec_owner'); SELECT visrec.attach('items')")
         items.execute("ALTER TABLE items ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
-        items.execute(
-            "CREATE POLICY few ON items USING (id = 1 OR current_user = 'visrec_owner')"
-        )
+        items.execute("CREATE POLICY few ON items USING (id = 1 OR current_user = 'visrec_owner')")
         items.execute("SET ROLE visrec_member")
         assert items.execute("SELECT count(*) FROM items").fetchone() == (1,)
         items.execute("SELECT visrec.tune('items')")
@@ -179,7 +181,7 @@ def test_an_owner_cannot_write_a_width_that_there_is_not(items):
         items.execute("ALTER TABLE items OWNER TO visrec_liar")
         items.execute("SET ROLE visrec_liar")
         with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.NotNullViolation)):
-            items.execute(f"UPDATE visrec.own_attachment SET {lie}")  # noqa: S608
+            items.execute(f"UPDATE visrec.own_attachment SET {lie}")
         items.execute("RESET ROLE")
         items.execute("ALTER TABLE items OWNER TO postgres")
         items.execute("DROP OWNED BY visrec_liar; DROP ROLE visrec_liar")
