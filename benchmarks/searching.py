@@ -56,6 +56,7 @@ def measure(
         whole = table.reindex("hnsw")
         recall = table.recall()
         say(f"  recall@{K}: {recall:.4f}; half {recall_half:.4f}, binary {recall_binary:.4f}")
+        table.same_width()
         similar, bare = table.in_turns(table.similar, table.bare)
         taste, search = table.in_turns(table.recommend, table.similar)
         of = f"{rows:,} vectors"
@@ -134,6 +135,11 @@ class _Table:
         ).fetchall()[0][0]
         self._say(f"  {method}: built in {time.perf_counter() - start:.0f} s, {size / 1e6:.0f} MB")
         return int(size)
+
+    def same_width(self) -> None:
+        """Has the bare query look as broadly as the table's searches do."""
+        [(width,)] = self._connection.execute("SELECT width FROM visrec.attached").fetchall()
+        self._connection.execute(f"SET hnsw.ef_search = {width or 40}".encode())
 
     def recall(self) -> float:
         return _recall(self._found(None), self._nearest(np.ones(len(self._held), bool)))
