@@ -56,6 +56,7 @@ def measure(
         whole = table.reindex("hnsw")
         recall = table.recall()
         say(f"  recall@{K}: {recall:.4f}; half {recall_half:.4f}, binary {recall_binary:.4f}")
+        table.same_width()
         similar, bare = table.in_turns(table.similar, table.bare)
         taste, search = table.in_turns(table.recommend, table.similar)
         of = f"{rows:,} vectors"
@@ -104,7 +105,7 @@ def _database() -> Iterator[Connection]:
                 " content_vector vector(512))"
             )
             own.execute("SELECT visrec.attach('items', model => 'pixels')")
-            own.execute("SELECT visrec.reindex('items', 'none')")
+            own.execute("CALL visrec.reindex('items', 'none')")
             yield own
         connection.execute(f"DROP DATABASE {DATABASE}")
 
@@ -127,13 +128,18 @@ class _Table:
     def reindex(self, method: str) -> int:
         """Bytes of the index."""
         start = time.perf_counter()
-        self._connection.execute("SELECT visrec.reindex('items', %s)", (method,))
+        self._connection.execute("CALL visrec.reindex('items', %s)", (method,))
         size = self._connection.execute(
             "SELECT sum(pg_relation_size(indexrelid))::bigint FROM pg_index"
             " WHERE indrelid = 'items'::regclass AND NOT indisprimary AND indpred IS NULL"
         ).fetchall()[0][0]
         self._say(f"  {method}: built in {time.perf_counter() - start:.0f} s, {size / 1e6:.0f} MB")
         return int(size)
+
+    def same_width(self) -> None:
+        """Has the bare query look as broadly as the table's searches do."""
+        [(width,)] = self._connection.execute("SELECT width FROM visrec.attached").fetchall()
+        self._connection.execute(f"SET hnsw.ef_search = {width or 40}".encode())
 
     def recall(self) -> float:
         return _recall(self._found(None), self._nearest(np.ones(len(self._held), bool)))

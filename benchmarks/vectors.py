@@ -32,6 +32,21 @@ def clustered(
         yield batch / np.linalg.norm(batch, axis=1, keepdims=True)
 
 
+def nearly_isotropic(rows: int, dimension: int = 512, seed: int = 2) -> Iterator[Vectors]:
+    """Batches of unit vectors of which a tenth of the variance is their centre's.
+
+    The hard case for an index: nothing is much nearer than anything else.
+    """
+    return clustered(rows, dimension, noise=3, seed=seed)
+
+
+def copies(
+    rows: int, dimension: int = 512, each: int = 20, noise: float = 0.1, seed: int = 3
+) -> Iterator[Vectors]:
+    """Batches of unit vectors: of each picture so many copies, alike but for a little noise."""
+    return clustered(rows, dimension, centres=max(rows // each, 1), noise=noise, seed=seed)
+
+
 def kinds(rows: int) -> NDArray[np.int64]:
     """A number from 0 to 9999 for each row, scattered over the rows and their centres by primes."""
     return np.arange(1, rows + 1) * 7919 % 10007 % 10000

@@ -124,6 +124,12 @@ CREATE TABLE visrec.attachment (
     shells text[] NOT NULL DEFAULT '{}',
     weights bigint,
     operators text[],
+    recall double precision NOT NULL DEFAULT 0.98,
+    width integer,
+    tuned_recall double precision,
+    tuned_at timestamptz,
+    tuned_queries bigint,
+    tuned_rows bigint,
     gone boolean
 );
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -145,6 +151,12 @@ COMMENT ON COLUMN visrec.attachment.event_numbers IS 'the same columns'' numbers
 COMMENT ON COLUMN visrec.attachment.path IS
     'the schemas on the search_path when attach was called, where the owner''s triggers find what they name';
 COMMENT ON COLUMN visrec.attachment.shells IS 'SHA-256 of the text of each function that attach wrote for the table';
+COMMENT ON COLUMN visrec.attachment.recall IS 'the target: what share of the ten nearest rows searches are to find';
+COMMENT ON COLUMN visrec.attachment.width IS
+    'how broadly searches look, as visrec.tune found: hnsw.ef_search (of bits and reduced vectors also the candidates), or '
+    'ivfflat.probes; NULL before';
+COMMENT ON COLUMN visrec.attachment.tuned_recall IS 'the recall that visrec.tune measured with that width, of tuned_queries queries';
+COMMENT ON COLUMN visrec.attachment.tuned_rows IS 'how many vectors the table had then';
 COMMENT ON COLUMN visrec.attachment.weights IS 'the fingerprint as a number, as it stands in the sources of vectors';
 COMMENT ON COLUMN visrec.attachment.operators IS 'the equality and the order (>) of the primary key''s index, for use in a statement';
 CREATE INDEX attachment_relation ON visrec.attachment (relation);
@@ -169,9 +181,11 @@ COMMENT ON VIEW visrec.own_attachment IS 'The attachments of tables of the curre
 -- writing that it is gone.
 GRANT SELECT ON visrec.own_attachment TO PUBLIC;
 GRANT INSERT (id, relation, name, columns, numbers, types, model, fingerprint, mode, on_error, index_method, index_metric,
-        reduction, components, events, event_columns, event_numbers, path, shells, weights, operators, gone),
+        reduction, components, events, event_columns, event_numbers, path, shells, weights, operators, recall, width,
+        tuned_recall, tuned_at, tuned_queries, tuned_rows, gone),
     UPDATE (id, relation, name, columns, numbers, types, model, fingerprint, mode, on_error, index_method, index_metric,
-        reduction, components, events, event_columns, event_numbers, path, shells, weights, operators, gone)
+        reduction, components, events, event_columns, event_numbers, path, shells, weights, operators, recall, width,
+        tuned_recall, tuned_at, tuned_queries, tuned_rows, gone)
     ON visrec.own_attachment TO PUBLIC;
 
 -- Failures ---------------------------------------------------------------------------------

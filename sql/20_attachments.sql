@@ -151,13 +151,13 @@ CREATE TYPE visrec._names AS (
     image text, holds_bytes boolean, has_image text, vector text, vector_schema text, source text, source_value text,
     stale text, due text, shown text,
     model text, fingerprint text, weights bigint, on_error text, index_method text, index_metric text, reduction integer,
-    path name[]
+    path name[], width integer
 );
 COMMENT ON TYPE visrec._names IS
     'An attachment as it is now. Names are quoted for use in a statement, where the row is t. table: the rows, with ONLY '
     'unless it is partitioned; key_text: the key as text; equals and greater: the operators of the primary key''s index; '
     'has_image, stale and due: conditions; source_value: what source[1] must be; shown: the shown columns, with commas; path: schemas of the '
-    'owner''s (see visrec._safe_path).';
+    'owner''s (see visrec._safe_path); width: what visrec.tune kept.';
 
 CREATE FUNCTION visrec._find(relation regclass, name name DEFAULT NULL) RETURNS integer
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -291,7 +291,8 @@ BEGIN
            format('(t.%1$s IS NOT NULL AND t.%2$s[1] IS NOT NULL AND (t.%2$s[1] OPERATOR(pg_catalog.=) %3$s) IS NOT TRUE)',
                f.names[3], f.names[4], v.source_value),
            NULL, CASE WHEN cardinality(f.names) > 4 THEN ', t.' || array_to_string(f.names[5:], ', t.') ELSE '' END,
-           a.model, a.fingerprint, a.weights, a.on_error, a.index_method, a.index_metric, a.reduction, a.path || (SELECT s.nspname FROM pg_namespace AS s WHERE s.oid = c.relnamespace)
+           a.model, a.fingerprint, a.weights, a.on_error, a.index_method, a.index_metric, a.reduction, a.path || (SELECT s.nspname FROM pg_namespace AS s WHERE s.oid = c.relnamespace),
+           a.width
     INTO n
     FROM visrec.attachment AS a
     JOIN pg_class AS c ON c.oid = a.relation
@@ -327,6 +328,20 @@ $$;
 COMMENT ON FUNCTION visrec._resolve(integer, boolean) IS
     'An attachment''s names as they are now. Renamed columns are found by their numbers; any other change is an error '
     'that says what to call. missing_ok: NULL, not an error.';
+
+CREATE FUNCTION visrec._untuned(a visrec.attachment) RETURNS visrec.attachment
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    a.width := NULL;
+    a.tuned_recall := NULL;
+    a.tuned_at := NULL;
+    a.tuned_queries := NULL;
+    a.tuned_rows := NULL;
+    RETURN a;
+END
+$$;
+COMMENT ON FUNCTION visrec._untuned(visrec.attachment) IS
+    'An attachment without what visrec.tune measured: other vectors, or another kind of index, are another matter.';
 
 CREATE FUNCTION visrec._numbers(relation oid, columns name[]) RETURNS smallint[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -364,9 +379,9 @@ SELECT a.relation, a.name,
        a.model, a.fingerprint, a.mode, a.on_error,
        ARRAY(SELECT visrec._current_name(a.relation, s.number) FROM pg_catalog.unnest(a.numbers[5:]) WITH ORDINALITY AS s (number, n)
              ORDER BY s.n) AS show_columns,
-       a.index_method, a.index_metric, a.events, coalesce(visrec._problem(a), visrec._events_problem(a)) AS problem
+       a.index_method, a.index_metric, a.recall, a.width, a.events, coalesce(visrec._problem(a), visrec._events_problem(a)) AS problem
 FROM visrec.attachment AS a;
 COMMENT ON VIEW visrec.attached IS
     'The attached tables, a line for each attachment, and what each was attached with. name: what its functions are named '
-    'after. problem: what changed since, so that visrec.attach or visrec.attach_events must be called again; NULL if nothing did.';
+    'after. recall: the target that visrec.tune aims at; width: what it kept. problem: what changed since, so that visrec.attach or visrec.attach_events must be called again; NULL if nothing did.';
 GRANT SELECT ON visrec.attached TO PUBLIC;

@@ -92,6 +92,8 @@ BEGIN
         RETURN visrec._count_vectors(n);
     WHEN 'recall' THEN
         RETURN (SELECT to_jsonb(r) FROM visrec.recall(n.relation, (arguments ->> 'k')::integer, (arguments ->> 'sample')::integer, n.name) AS r);
+    WHEN 'measure' THEN
+        RETURN visrec._measure_widths(n, (arguments ->> 'seconds')::float8);
     WHEN 'evaluate' THEN
         RETURN (SELECT jsonb_agg(r) FROM visrec.evaluate(n.relation, (arguments ->> 'label')::name,
             visrec._texts(arguments -> 'k')::integer[], (arguments ->> 'sample')::integer, n.name) AS r);

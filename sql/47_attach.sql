@@ -79,7 +79,7 @@ COMMENT ON FUNCTION visrec._still_shown(visrec.attachment) IS
     'Of the shown columns, by their names now, those that can still be shown: they exist, and are not named as an argument.';
 
 CREATE FUNCTION visrec._wanted(relation regclass, image_column name, vector_column name, model visrec.model, mode text,
-    on_error text, show_columns name[], name name, before visrec.attachment) RETURNS visrec.attachment
+    on_error text, show_columns name[], name name, recall double precision, before visrec.attachment) RETURNS visrec.attachment
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     a visrec.attachment := visrec._as_now(before);
@@ -98,6 +98,7 @@ BEGIN
     a.index_method := coalesce(before.index_method, 'hnsw');
     a.index_metric := coalesce(before.index_metric, 'cosine');
     a.shells := coalesce(before.shells, '{}');
+    a.recall := coalesce(recall, before.recall, 0.98);
     IF EXISTS (
         SELECT FROM pg_proc AS p JOIN pg_class AS c ON c.oid = relation AND c.relowner <> p.proowner
         JOIN pg_class AS e ON e.oid = a.events AND NOT pg_has_role(e.relowner, c.relowner, 'MEMBER')
@@ -120,7 +121,13 @@ BEGIN
         a.index_method := 'hnsw';
         a.index_metric := 'cosine';
     END IF;
-    IF a.on_error NOT IN ('record', 'raise') THEN
+    IF (before.fingerprint, before.columns[3], before.index_method) <> (model.fingerprint, vector, a.index_method) THEN
+        a := visrec._untuned(a);
+    END IF;
+    IF NOT (a.recall > 0 AND a.recall <= 1) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('recall must be greater than 0 and at most 1, not %s', a.recall);
+    ELSIF a.on_error NOT IN ('record', 'raise') THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('invalid value for on_error: "%s"', a.on_error),
             HINT = 'Valid values are "record" and "raise".';
@@ -133,7 +140,7 @@ BEGIN
     RETURN a;
 END
 $$;
-COMMENT ON FUNCTION visrec._wanted(regclass, name, name, visrec.model, text, text, name[], name, visrec.attachment) IS
+COMMENT ON FUNCTION visrec._wanted(regclass, name, name, visrec.model, text, text, name[], name, double precision, visrec.attachment) IS
     'The attachment as it will be; an argument that is NULL leaves its part as it was, or at the default.';
 
 CREATE FUNCTION visrec._write_attachment(a visrec.attachment) RETURNS visrec.attachment
@@ -152,9 +159,11 @@ BEGIN
         JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attname = c.name AND NOT f.attisdropped ORDER BY c.n);
     a.numbers := '{}';      -- which the table's trigger finds
     UPDATE visrec.own_attachment AS o SET (relation, name, columns, numbers, types, model, fingerprint, mode, on_error,
-            index_method, index_metric, reduction, components, events, event_columns, path, shells)
+            index_method, index_metric, reduction, components, events, event_columns, path, shells, recall, width, tuned_recall, tuned_at,
+            tuned_queries, tuned_rows)
         = ROW (a.relation, a.name, a.columns, a.numbers, a.types, a.model, a.fingerprint, a.mode, a.on_error,
-            a.index_method, a.index_metric, a.reduction, a.components, a.events, a.event_columns, a.path, a.shells)
+            a.index_method, a.index_metric, a.reduction, a.components, a.events, a.event_columns, a.path, a.shells, a.recall, a.width,
+            a.tuned_recall, a.tuned_at, a.tuned_queries, a.tuned_rows)
     WHERE o.id = a.id;
     IF NOT FOUND THEN
         INSERT INTO visrec.own_attachment SELECT a.*;
@@ -167,7 +176,7 @@ COMMENT ON FUNCTION visrec._write_attachment(visrec.attachment) IS
     'Writes an attachment, as its table''s owner may, and with it the functions in schema visrec.';
 
 CREATE FUNCTION visrec._attach(relation regclass, image_column name, vector_column name, model text, mode text, on_error text,
-    show_columns name[], name name, path name[]) RETURNS void
+    show_columns name[], name name, recall double precision, path name[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     before visrec.attachment;
@@ -183,7 +192,7 @@ BEGIN
     SELECT * INTO before FROM visrec.attachment AS r
     WHERE r.relation = _attach.relation AND r.name = coalesce(_attach.name, r.name) ORDER BY r.id LIMIT 1;
     used := visrec._use_model(coalesce(model, before.model, 'clip-ViT-B-32'));
-    a := visrec._wanted(relation, image_column, vector_column, used, mode, on_error, show_columns, name, before);
+    a := visrec._wanted(relation, image_column, vector_column, used, mode, on_error, show_columns, name, recall, before);
     a.path := coalesce(nullif(array_remove(path, 'pg_catalog'), '{}'), before.path, '{}');
     PERFORM visrec._check_columns(relation, a.columns, used.name);
     PERFORM visrec._check_name(a.id, relation, a.name);
@@ -231,27 +240,28 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._attach(regclass, name, name, text, text, text, name[], name, name[]) IS
+COMMENT ON FUNCTION visrec._attach(regclass, name, name, text, text, text, name[], name, double precision, name[]) IS
     'What visrec.attach does; path: the schemas on the search_path of its caller.';
-REVOKE ALL ON FUNCTION visrec._attach(regclass, name, name, text, text, text, name[], name, name[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION visrec._attach(regclass, name, name, text, text, text, name[], name, double precision, name[]) FROM PUBLIC;
 
 CREATE FUNCTION visrec.attach(relation regclass, image_column name DEFAULT NULL, vector_column name DEFAULT NULL,
     model text DEFAULT NULL, mode text DEFAULT NULL, on_error text DEFAULT NULL, show_columns name[] DEFAULT NULL,
-    name name DEFAULT NULL) RETURNS void
+    name name DEFAULT NULL, recall double precision DEFAULT NULL) RETURNS void
 -- Without a search_path of its own: it notes that of its caller.
 LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM visrec._attach(relation, image_column, vector_column, model, mode, on_error, show_columns, name,
+    PERFORM visrec._attach(relation, image_column, vector_column, model, mode, on_error, show_columns, name, recall,
         pg_catalog.current_schemas(false));
 END
 $$;
-COMMENT ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[], name) IS
+COMMENT ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[], name, double precision) IS
     'Gives a table''s images vectors: adds the vector column, triggers, an index (see visrec.reindex) and the functions '
     'similar_<name>, search_<name>, recommend_<name> and others. Called again, it changes what is given and brings the rest up to '
     'date; what is NULL stays as it is. The defaults of a new attachment are image_path, content_vector, clip-ViT-B-32, sync, '
-    'record, no shown columns, and the table''s name. on_error: record (a bad image leaves its row without a vector and a line in '
+    'record, no shown columns, the table''s name, and a recall of 0.98: the share of the ten nearest rows that searches are to '
+    'find, which visrec.tune sees to. on_error: record (a bad image leaves its row without a vector and a line in '
     'visrec.failure) or raise (it fails the statement). With another name and vector_column, a table has several attachments.';
-REVOKE ALL ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[], name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION visrec.attach(regclass, name, name, text, text, text, name[], name, double precision) FROM PUBLIC;
 
 CREATE FUNCTION visrec._take_others(a visrec.attachment, before visrec.attachment, path name[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

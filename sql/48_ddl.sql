@@ -175,7 +175,7 @@ BEGIN
                 THEN
                     RAISE object_not_in_prerequisite_state USING MESSAGE = visrec._problem(a);
                 END IF;
-                PERFORM visrec._attach(a.relation, NULL, NULL, NULL, NULL, NULL, NULL, a.name, NULL);
+                PERFORM visrec._attach(a.relation, NULL, NULL, NULL, NULL, NULL, NULL, a.name, NULL, NULL);
             END IF;
         EXCEPTION WHEN OTHERS THEN
             RAISE WARNING USING

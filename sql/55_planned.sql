@@ -8,14 +8,15 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     scan := CASE n.index_method WHEN 'ivfflat' THEN 'ivfflat' ELSE 'hnsw' END;
     -- How many rows the index gives for k wanted ones: one more shows whether it is as near as the k-th; bits tell near rows
-    -- from nearer ones only roughly, and fewer numbers, too.
-    pool := CASE n.index_method WHEN 'hnsw_binary' THEN 'GREATEST(20 OPERATOR(pg_catalog.*) $3, 200)'
-        WHEN 'hnsw_reduced' THEN 'GREATEST(10 OPERATOR(pg_catalog.*) $3, 100)' ELSE '$3 OPERATOR(pg_catalog.+) 1' END;
-    -- How many rows HNSW keeps in view, 1000 at most: pgvector's default, 40, unless more rows are wanted. Of 100,000 made-up
-    -- vectors that finds 0.988 of the nearest ten; 64 finds 0.998 and 100 0.9998, for 1.2 and 1.4 times the time
-    -- (python -m benchmarks.searching).
-    breadth := CASE scan WHEN 'ivfflat' THEN format('visrec._probes(%s)', n.relation)
-        ELSE format('LEAST(GREATEST(2 OPERATOR(pg_catalog.*) $3, 40, (%s) OPERATOR(pg_catalog.+) 1), 1000)', pool) END;
+    -- from nearer ones only roughly, and fewer numbers, too: there a greater width means more of them.
+    pool := CASE n.index_method
+        WHEN 'hnsw_binary' THEN format('GREATEST(20 OPERATOR(pg_catalog.*) $3, 200, %s)', least(n.width, 1000) - 1)
+        WHEN 'hnsw_reduced' THEN format('GREATEST(10 OPERATOR(pg_catalog.*) $3, 100, %s)', least(n.width, 1000) - 1)
+        ELSE '$3 OPERATOR(pg_catalog.+) 1' END;
+    pool := replace(pool, ', )', ')');      -- not tuned
+    -- How many rows HNSW keeps in view, 1000 at most: what visrec.tune kept, or pgvector's default; more if more rows are wanted.
+    breadth := CASE scan WHEN 'ivfflat' THEN coalesce(n.width::text, format('visrec._probes(%s)', n.relation))
+        ELSE format('LEAST(GREATEST(2 OPERATOR(pg_catalog.*) $3, %s, (%s) OPERATOR(pg_catalog.+) 1), 1000)', coalesce(n.width, 40), pool) END;
 END
 $$;
 COMMENT ON FUNCTION visrec._index_pool(visrec._names) IS

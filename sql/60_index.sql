@@ -101,28 +101,45 @@ $$;
 COMMENT ON FUNCTION visrec._make_mark_index(visrec.attachment) IS
     'Makes the index by which the AFTER UPDATE trigger finds the rows whose image changed. It is all but empty: see visrec._mark.';
 
-CREATE FUNCTION visrec._build_index(n visrec._names, parts record) RETURNS void
+CREATE FUNCTION visrec._index_definition(n visrec._names, m integer, ef_construction integer) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    workers text := current_setting('max_parallel_maintenance_workers');
-    version int[] := (SELECT string_to_array(e.extversion, '.')::int[] FROM pg_extension AS e WHERE e.extname = 'vector');
+    parts record := visrec._index_parts(n);
     rows bigint;
-    options text := '';
+    options text;
 BEGIN
     IF parts.access = 'ivfflat' THEN    -- as pgvector advises
         rows := visrec._call(n.id, 'count_vectors');
-        options := format('WITH (lists = %s)',
-            least(greatest(CASE WHEN rows <= 1000000 THEN rows / 1000 ELSE sqrt(rows) END::integer, 1), 32768));
+        options := format('lists = %s', least(greatest(CASE WHEN rows <= 1000000 THEN rows / 1000 ELSE sqrt(rows) END::integer, 1), 32768));
+    ELSE        -- the second is at least twice the first; by default they are 64 and 16
+        options := concat_ws(', ', 'm = ' || m, 'ef_construction = ' || coalesce(ef_construction, CASE WHEN m > 32 THEN 2 * m END));
     END IF;
-    IF version < '{0,8,2}' THEN     -- earlier ones can overflow in a parallel build
-        PERFORM set_config('max_parallel_maintenance_workers', '0', true);
-    END IF;
-    PERFORM visrec._create_index(n.relation, format('USING %I ((%s) %s.%I) %s', parts.access, format(parts.expression, n.vector),
-        n.vector_schema, parts.opclass, options));
+    RETURN format('USING %I ((%s) %s.%I)', parts.access, format(parts.expression, n.vector), n.vector_schema, parts.opclass)
+        || coalesce(' WITH (' || nullif(options, '') || ')', '');
+END
+$$;
+COMMENT ON FUNCTION visrec._index_definition(visrec._names, integer, integer) IS
+    'What follows the table in the CREATE INDEX of an attachment. m, ef_construction: NULL for pgvector''s defaults.';
+
+CREATE FUNCTION visrec._build_workers() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- Earlier ones can overflow in a parallel build.
+    SELECT CASE WHEN string_to_array(e.extversion, '.')::int[] < '{0,8,2}' THEN '0' ELSE current_setting('max_parallel_maintenance_workers') END
+    FROM pg_extension AS e WHERE e.extname = 'vector'
+$$;
+COMMENT ON FUNCTION visrec._build_workers() IS 'The max_parallel_maintenance_workers to build with.';
+
+CREATE FUNCTION visrec._build_index(n visrec._names, m integer, ef_construction integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    workers text := current_setting('max_parallel_maintenance_workers');
+BEGIN
+    PERFORM set_config('max_parallel_maintenance_workers', visrec._build_workers(), true);
+    PERFORM visrec._create_index(n.relation, visrec._index_definition(n, m, ef_construction));
     PERFORM set_config('max_parallel_maintenance_workers', workers, true);
 END
 $$;
-COMMENT ON FUNCTION visrec._build_index(visrec._names, record) IS 'Builds the index of an attachment.';
+COMMENT ON FUNCTION visrec._build_index(visrec._names, integer, integer) IS 'Builds the index of an attachment.';
 
 CREATE FUNCTION visrec._drop_indexes(a visrec.attachment, kept regclass[] DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -134,12 +151,25 @@ BEGIN
                      AND NOT (SELECT x.relispartition FROM pg_class AS x WHERE x.oid = i.index) GROUP BY i.index LOOP
         EXECUTE format('DROP INDEX %s', index);
     END LOOP;
+    FOR index IN SELECT l.index FROM visrec._leftovers(a) AS l WHERE l.index <> ALL (kept) LOOP
+        EXECUTE format('DROP INDEX %s', index);
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION visrec._drop_indexes(visrec.attachment, regclass[]) IS
-    'Drops the indexes that visrec made for an attachment, except those to be kept.';
+    'Drops the indexes that visrec made for an attachment, except those to be kept; also what a reindex left that did not end.';
 
-CREATE FUNCTION visrec._make_index(n visrec._names, rebuild boolean DEFAULT false) RETURNS void
+CREATE FUNCTION visrec._leftovers(a visrec.attachment) RETURNS TABLE (index regclass, is_new boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.oid::regclass, c.relname = format('visrec_%s_new', a.id)
+    FROM pg_index AS x JOIN pg_class AS c ON c.oid = x.indexrelid JOIN pg_am AS m ON m.oid = c.relam AND m.amname IN ('hnsw', 'ivfflat')
+    WHERE x.indrelid = a.relation AND c.relname IN (format('visrec_%s_new', a.id), format('visrec_%s_old', a.id))
+$$;
+COMMENT ON FUNCTION visrec._leftovers(visrec.attachment) IS
+    'The indexes that a visrec.reindex has, or that one left which did not end: the one it builds beside, and the one that was before.';
+
+CREATE FUNCTION visrec._make_index(n visrec._names, rebuild boolean DEFAULT false, m integer DEFAULT NULL,
+    ef_construction integer DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parts record := visrec._index_parts(n);
@@ -156,14 +186,14 @@ BEGIN
             MESSAGE = format('column "%s" of table "%s" has no index', btrim(n.vector, '"'), visrec._label(n.relation)),
             DETAIL = format('The model''s vectors have %s dimensions, and method %s takes at most %s. Searches scan the table.', parts.dimension,
                 n.index_method, parts.most),
-            HINT = format('SELECT visrec.reindex(%L, %L%s);', n.relation::regclass,
+            HINT = format('CALL visrec.reindex(%L, %L%s);', n.relation::regclass,
                 CASE WHEN parts.dimension <= 4000 THEN 'hnsw_half' ELSE 'hnsw_binary' END, visrec._name_argument(n.id));
         RETURN;
     END IF;
-    PERFORM visrec._build_index(n, parts);
+    PERFORM visrec._build_index(n, m, ef_construction);
 END
 $$;
-COMMENT ON FUNCTION visrec._make_index(visrec._names, boolean) IS
+COMMENT ON FUNCTION visrec._make_index(visrec._names, boolean, integer, integer) IS
     'Builds the index of an attachment if the column has none.';
 
 CREATE FUNCTION visrec._check_index(n visrec._names) RETURNS void
@@ -195,11 +225,13 @@ END
 $$;
 COMMENT ON FUNCTION visrec._check_index(visrec._names) IS 'Raises an error for an index that cannot be made.';
 
-CREATE FUNCTION visrec._replace_index(a visrec.attachment) RETURNS void
+CREATE FUNCTION visrec._replace_index(a visrec.attachment, m integer DEFAULT NULL, ef_construction integer DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n visrec._names := visrec._resolve(a.id);
     others regclass[] := ARRAY(SELECT i.index FROM visrec._indexes(a.relation, a.numbers[3]) AS i WHERE i.access <> 'btree' AND i.made);
+    name name := (SELECT c.relname FROM pg_class AS c WHERE c.oid = others[1]);
+    built regclass;
 BEGIN
     IF a.components IS NOT NULL THEN        -- the index is made of a projection, which is made with the attachment
         a := visrec._write_attachment(a);
@@ -207,7 +239,7 @@ BEGIN
     n.index_method := a.index_method;
     n.index_metric := a.index_metric;
     n.reduction := a.reduction;
-    PERFORM visrec._make_index(n, rebuild => true);
+    PERFORM visrec._make_index(n, true, m, ef_construction);
     -- After it: functions that are made lock the extension until the transaction ends.
     IF a.components IS NULL THEN
         a := visrec._write_attachment(a);
@@ -215,37 +247,13 @@ BEGIN
     PERFORM visrec._drop_indexes(a, ARRAY(
         SELECT i.index FROM unnest(a.numbers[3:4]) AS c (number), visrec._indexes(a.relation, c.number) AS i
         WHERE i.index <> ALL (others)));
+    built := (SELECT i.index FROM visrec._indexes(a.relation, a.numbers[3]) AS i WHERE i.access <> 'btree' AND i.made);
+    IF built IS NOT NULL AND name IS NOT NULL THEN
+        EXECUTE format('ALTER INDEX %s RENAME TO %I', built, name);
+    END IF;
     -- Has the table's trigger drop a projection that no index is made of any more.
     UPDATE visrec.own_attachment AS o SET relation = o.relation WHERE o.id = a.id;
 END
 $$;
-COMMENT ON FUNCTION visrec._replace_index(visrec.attachment) IS
+COMMENT ON FUNCTION visrec._replace_index(visrec.attachment, integer, integer) IS
     'Builds the index of an attachment that is changed, and drops those before. Searches that began go on with those.';
-
-CREATE FUNCTION visrec.reindex(relation regclass, method text DEFAULT 'hnsw', metric text DEFAULT 'cosine', name name DEFAULT NULL)
-RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    n visrec._names := visrec._resolve(visrec._find(relation, name));
-    a visrec.attachment;
-BEGIN
-    PERFORM visrec._check_owner(relation);
-    n.index_method := coalesce(method, 'NULL');
-    n.index_metric := coalesce(metric, 'NULL');
-    PERFORM visrec._check_index(n);
-    SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = n.id;
-    a := visrec._as_now(a);
-    a.index_method := method;
-    a.index_metric := metric;
-    a.components := NULL;
-    PERFORM visrec._replace_index(a);
-END
-$$;
-COMMENT ON FUNCTION visrec.reindex(regclass, text, text, name) IS
-    'Builds the index of a table''s vectors anew, for its search functions to use. method: hnsw; hnsw_half (half the '
-    'size, of half-precision numbers); hnsw_binary (a fraction of the size, of one bit a number; finds candidates, which '
-    'are compared by the vectors themselves); ivfflat (built faster, searched slower; build it when the rows are there); '
-    'none (every row is compared: exact). metric: cosine, inner_product or l2, which order unit vectors alike, so that '
-    'results are the same; similarity is the cosine whichever. Only what visrec made is dropped. Rows can be read '
-    'meanwhile, not written. For a large load: reindex with none, load or backfill, then reindex with hnsw: building once '
-    'is faster than growing.';

@@ -115,6 +115,7 @@ BEGIN
     a.index_method := 'hnsw_reduced';
     a.index_metric := 'l2';
     a.reduction := coalesce(a.reduction, 0) + 1;
+    a := visrec._untuned(a);
     a.components := ARRAY(SELECT c.row FROM jsonb_array_elements_text(fitted -> 'components') WITH ORDINALITY AS c (row, n) ORDER BY c.n);
     PERFORM visrec._replace_index(a);
     SELECT f.variance, f.neighbours, f.recall INTO variance, neighbours, recall

@@ -124,9 +124,26 @@ $$;
 COMMENT ON FUNCTION visrec._recall_of_one(visrec._names, text, integer) IS
     'How many of a row''s k nearest a search finds, and how many milliseconds that and an exact search took.';
 
+CREATE FUNCTION visrec._width(n visrec._names, k integer) RETURNS integer
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    asked record := visrec._index_pool(n);
+    width integer;
+BEGIN
+    IF n.index_method <> 'none' THEN
+        EXECUTE format('SELECT %s', replace(asked.breadth, '$3', k::text)) INTO width;
+        width := greatest(width, current_setting(CASE asked.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END, true)::integer);
+    END IF;
+    RETURN width;
+END
+$$;
+COMMENT ON FUNCTION visrec._width(visrec._names, integer) IS
+    'How broadly a search for k rows looks: what visrec.tune kept, or the default, or the session''s setting if that is greater.';
+
 CREATE FUNCTION visrec.recall(relation regclass, k integer DEFAULT 10, sample integer DEFAULT 100, OUT queries bigint,
     OUT recall double precision, OUT worst double precision, OUT index_ms double precision, OUT exact_ms double precision,
-    name name DEFAULT NULL)
+    OUT target double precision, OUT width integer, OUT tuned_recall double precision, OUT tuned_at timestamptz,
+    OUT tuned_queries bigint, OUT tuned_rows bigint, name name DEFAULT NULL)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
@@ -138,6 +155,9 @@ DECLARE
     one_by_one double precision[] := '{}';
 BEGIN
     PERFORM visrec._check_evaluation(ARRAY[k], sample);
+    SELECT a.recall, a.tuned_recall, a.tuned_at, a.tuned_queries, a.tuned_rows
+    INTO target, tuned_recall, tuned_at, tuned_queries, tuned_rows FROM visrec.attachment AS a WHERE a.id = n.id;
+    width := visrec._width(n, k);
     IF visrec._acts_for_owner(relation) THEN
         SELECT r.* INTO queries, recall, worst, index_ms, exact_ms
         FROM jsonb_to_record(visrec._call(n.id, 'recall', jsonb_build_object('k', k, 'sample', sample)))
@@ -171,7 +191,9 @@ COMMENT ON FUNCTION visrec.recall(regclass, integer, integer, name) IS
     '1, the mean and the worst of them. A row that is returned counts if it is no farther (by 1e-9) than the k-th '
     'nearest of an exact search; where fewer than k other rows have a vector, of those. The sample is the first by '
     'the SHA-256 of the keys, so the same table gives the same. index_ms and exact_ms: the median milliseconds of a '
-    'call of similar_<name> and of the exact search. Errors: invalid_parameter_value for k or sample below 1; '
+    'call of similar_<name> and of the exact search. target: what visrec.attach was told; width: how broadly the search looks '
+    'for k rows (hnsw.ef_search or ivfflat.probes; NULL without an index); tuned_recall, tuned_at, tuned_queries and tuned_rows: '
+    'what visrec.tune measured, when, of how many queries and among how many vectors. Errors: invalid_parameter_value for k or sample below 1; '
     'object_not_in_prerequisite_state where the table is not attached, or has vectors of another model.';
 
 CREATE FUNCTION visrec._evaluate(relation regclass, label_column name, ks integer[], sample integer, name name)

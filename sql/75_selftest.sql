@@ -72,6 +72,9 @@ DECLARE
     registered visrec.model;
     answer jsonb;
     cosine double precision;
+    a visrec.attachment;
+    state record;
+    leftover regclass;
 BEGIN
     FOR root IN SELECT string_to_table(s.value, ':') FROM visrec.setting AS s WHERE s.name = 'image_roots' LOOP
         "check" := format('image root %s', root);
@@ -98,6 +101,23 @@ BEGIN
             'The weights or the libraries are not those it was registered with. Bring those back, or register it under another name.') END;
         RETURN NEXT;
     END LOOP;
+    FOR a IN SELECT r.* FROM visrec.attachment AS r JOIN pg_class AS c ON c.oid = r.relation ORDER BY r.id LOOP
+        FOR leftover IN SELECT l.index FROM visrec._leftovers(a) AS l
+                        WHERE l.index NOT IN (SELECT p.index_relid FROM pg_stat_progress_create_index AS p) LOOP
+            "check" := format('index %s', leftover);
+            ok := false;
+            result := format('left by a reindex of %s that did not end', a.relation);
+            advice := format('DROP INDEX CONCURRENTLY %s;', leftover);
+            RETURN NEXT;
+        END LOOP;
+        state := visrec._recall_state(a);
+        CONTINUE WHEN state.result IS NULL;
+        "check" := format('recall of %s', a.relation) || CASE WHEN visrec._name_argument(a.id) <> '' THEN format(' (%s)', a.name) ELSE '' END;
+        ok := NOT state.due;
+        result := state.result;
+        advice := CASE WHEN NOT ok THEN format('SELECT * FROM visrec.tune(%L%s);', a.relation, visrec._name_argument(a.id)) END;
+        RETURN NEXT;
+    END LOOP;
     "check" := 'encoder';
     ok := true;
     SELECT string_agg(format('%s: %s %s on %s', e.model, e.runtime, e.precision, e.device), ', ' ORDER BY e.model)
@@ -113,5 +133,5 @@ END
 $$;
 COMMENT ON FUNCTION visrec.selftest() IS
     'One row for each check: the image roots, each registered model (its vector of a test picture against the one it '
-    'gave when it was registered), and what runs the models; with advice if one fails. For the extension''s owner and monitors.';
+    'gave when it was registered), the recall of each tuned or large table, what a reindex left that did not end, and what runs the models; with advice if one fails. For the extension''s owner and monitors.';
 REVOKE ALL ON FUNCTION visrec.selftest() FROM PUBLIC;

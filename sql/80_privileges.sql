@@ -6,8 +6,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF access = 'embed' THEN
         RETURN QUERY SELECT unnest(ARRAY[
-            'visrec.attach(regclass, name, name, text, text, text, name[], name)',
-            'visrec._attach(regclass, name, name, text, text, text, name[], name, name[])',
+            'visrec.attach(regclass, name, name, text, text, text, name[], name, double precision)',
+            'visrec._attach(regclass, name, name, text, text, text, name[], name, double precision, name[])',
             'visrec.backfill(regclass, integer, bigint, name)',
             'visrec.retry(regclass, name)',
             'visrec.recheck(regclass, name)',

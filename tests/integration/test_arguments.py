@@ -189,7 +189,7 @@ WRONG = [
         (f"visrec.{function}", "55000", 'table "public.events" is not attached', None, "SELECT visrec.attach('public.events');")
         for function in (
             "coverage('events')", "failures('events')", "retry('events')", "recheck('events')", "detach('events')",
-            "reindex('events')", "reduce('events', 8)", "recall('events')", "evaluate('events', 'user_id')",
+            "reindex('events')", "tune('events')", "reduce('events', 8)", "recall('events')", "evaluate('events', 'user_id')",
             "evaluate_taste('events')", "duplicates('events')", "attach_events('events', 'posts')",
             "taste('events', '{1}'::bigint[])",
         )
@@ -198,7 +198,7 @@ WRONG = [
         (f"visrec.{function}", "55000", 'table "public.posts" has no attachment named "back"', None, "Attachments: posts.")
         for function in (
             "coverage('posts', 'back')", "failures('posts', 'back')", "retry('posts', 'back')", "recheck('posts', 'back')",
-            "detach('posts', name => 'back')", "reindex('posts', name => 'back')", "reduce('posts', 8, 'back')",
+            "detach('posts', name => 'back')", "reindex('posts', name => 'back')", "tune('posts', name => 'back')", "reduce('posts', 8, 'back')",
             "recall('posts', name => 'back')", "evaluate('posts', 'category', name => 'back')",
             "evaluate_taste('posts', name => 'back')", "duplicates('posts', name => 'back')",
             "attach_events('posts', 'events', name => 'back')", "taste('posts', '{1}'::bigint[], name => 'back')",
@@ -208,7 +208,7 @@ WRONG = [
         (f"visrec.{function}", "22004", "the table must not be null", None, None)
         for function in (
             "attach(NULL)", "coverage(NULL)", "failures(NULL)", "retry(NULL)", "recheck(NULL)", "detach(NULL)",
-            "reindex(NULL)", "reduce(NULL, 8)", "recall(NULL)", "evaluate(NULL, 'x')", "evaluate_taste(NULL)",
+            "reindex(NULL)", "tune(NULL)", "reduce(NULL, 8)", "recall(NULL)", "evaluate(NULL, 'x')", "evaluate_taste(NULL)",
             "duplicates(NULL)", "attach_events(NULL, 'events')", "taste(NULL, '{1}'::bigint[])",
         )
     ),
@@ -218,6 +218,16 @@ WRONG = [
     ("visrec.reindex('posts', 'hnsw', NULL)", "22023", 'unknown index method "hnsw" or metric "NULL"', None, ...),
     ("visrec.reindex('posts', 'hnsw_reduced')", "22023", 'index method "hnsw_reduced" needs a number of dimensions', None,
      "SELECT * FROM visrec.reduce('public.posts', 128);"),
+    ("visrec.reindex('posts', m => 1)", "22023", "cannot build an index with m = 1 and ef_construction = 64", ..., None),
+    ("visrec.reindex('posts', m => 32, ef_construction => 63)", "22023", "cannot build an index with m = 32 and ef_construction = 63",
+     "m is from 2 to 100, ef_construction from 4 to 1000 and at least twice m.", None),
+    ("visrec.reindex('posts', 'ivfflat', m => 16)", "22023", 'index method "ivfflat" has neither m nor ef_construction', ..., None),
+    ("visrec.reindex('posts', connection => 'dbname=x')", "08001",
+     'cannot build the index of table "public.posts" beside the one that is there',
+     'To build beside, a second session is needed, and extension "dblink" is not installed.', None),
+    ("visrec.tune('posts', '0')", "22023", "budget must be greater than 0, not 00:00:00", None, None),
+    ("visrec.tune('posts', NULL)", "22023", "budget must be greater than 0, not NULL", None, None),
+    *((f"visrec.attach('posts', recall => {r})", "22023", ..., None, None) for r in ("0", "1.01", "-1", "'NaN'")),
     *((f"visrec.reduce('posts', {d})", "22023", ..., ..., ...) for d in ("0", "-1", "NULL", "513", "2147483647")),
     ("visrec.attach('posts', mode => 'async')", "22023", ..., None, ...),
     ("visrec.attach('posts', mode => 'queue')", "0A000", ..., None, ...),
@@ -268,7 +278,9 @@ def test_a_batch_may_be_larger_than_any_table(shop):
 
 def error_of(connection, call):
     try:
-        connection.execute("SELECT * FROM " + call)
+        connection.execute(
+            ("CALL " if call.startswith("visrec.reindex") else "SELECT * FROM ") + call
+        )
     except psycopg.Error as error:
         return error
     return None

@@ -477,6 +477,7 @@ def test_what_is_gone_is_said_where_it_is_missed(home, paths, gone):
         "SELECT visrec.retry('home.posts')",
         "CALL visrec.backfill('home.posts')",
         "SELECT * FROM visrec.recall('home.posts')",
+        "SELECT * FROM visrec.tune('home.posts')",
     ]
     for call in calls:
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as raised:
@@ -666,7 +667,7 @@ def test_attaching_again_changes_only_what_is_named(posts, paths):
         posts.execute(f"SELECT visrec.attach('posts', {argument} => %s)", (value,))
         expected[place] = value
         assert list(settings(posts)) == expected
-    posts.execute("SELECT visrec.reindex('posts', 'hnsw_half')")
+    posts.execute("CALL visrec.reindex('posts', 'hnsw_half')")
     expected[6] = "hnsw_half"
     posts.execute("SELECT visrec.attach('posts')")
     posts.execute("ALTER TABLE posts RENAME other TO image")
@@ -792,8 +793,9 @@ PUBLIC_API = {
     "recall": "SELECT * FROM visrec.recall('mine')",
     "recheck": "SELECT visrec.recheck('mine')",
     "reduce": "SELECT * FROM visrec.reduce('mine', 4)",
-    "reindex": "SELECT visrec.reindex('mine', 'hnsw')",
+    "reindex": "CALL visrec.reindex('mine', 'hnsw')",
     "retry": "SELECT visrec.retry('mine')",
+    "tune": "SELECT * FROM visrec.tune('mine')",
     "taste": "SELECT visrec.taste('mine', '{{1,2}}'::bigint[])",
     # For the extension's owner, or with the right to monitor
     "encoder_restart": None,

@@ -51,7 +51,7 @@ def index(connection, method):
     if method == "reduced":
         connection.execute("SELECT visrec.reduce('posts', 16)")
     else:
-        connection.execute("SELECT visrec.reindex('posts', %s)", (method,))
+        connection.execute("CALL visrec.reindex('posts', %s)", (method,))
 
 
 def test_28000_dead_versions_of_200_rows(many):

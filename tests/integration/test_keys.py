@@ -244,7 +244,7 @@ def test_ties_at_the_cut_are_decided_by_the_key(db, pictures, paths, method, fil
         " SELECT n, 1, (SELECT content_vector FROM items) FROM generate_series(1, 300) AS n"
         " ORDER BY sha256(n::text::bytea)"
     )
-    db.execute(f"SELECT visrec.reindex('items', '{method}')")
+    db.execute(f"CALL visrec.reindex('items', '{method}')")
     for k in (1, 7, 50):
         found = db.execute("SELECT id FROM similar_items(0, %s, %s)", (k, filter_)).fetchall()
         assert found == [(n,) for n in range(1, k + 1)]

@@ -145,7 +145,7 @@ def test_tables_and_schemas_with_such_names(db, paths, name):
     assert attached.fetchall() == [(name, image, vector, None)]
     insert_four(db, paths, name, name)
     use_everything(db, table, paths)
-    db.execute("SELECT visrec.reindex(%s::regclass, 'ivfflat')", (table,))
+    db.execute("CALL visrec.reindex(%s::regclass, 'ivfflat')", (table,))
     db.execute("SELECT visrec.attach(%s::regclass)", (table,))
     use_everything(db, table, paths)
     db.execute("SELECT visrec.detach(%s::regclass, drop_vectors => true)", (table,))
@@ -422,7 +422,7 @@ def test_what_an_owner_writes_into_its_attachment_runs_nothing(posts, paths, col
                 "INSERT INTO posts (id, image_path) VALUES (3, 'x')",
                 "UPDATE posts SET image_path = 'y' WHERE id = 3",
                 "DELETE FROM posts WHERE id = 3",
-                "SELECT visrec.reindex('posts')",
+                "CALL visrec.reindex('posts')",
                 "SELECT visrec.attach('posts')",
                 "SELECT visrec.attach_events('posts', NULL)",
                 "SELECT visrec.detach('posts')",

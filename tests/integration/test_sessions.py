@@ -51,6 +51,7 @@ CALLS = [
     "SELECT visrec.recheck('mal.pics')",
     "SELECT visrec.attach('mal.pics')",
     "SELECT * FROM visrec.recall('mal.pics')",
+    "SELECT * FROM visrec.tune('mal.pics')",
     "ALTER TABLE mal.pics RENAME image_path TO img",
 ]
 

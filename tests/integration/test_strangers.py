@@ -280,9 +280,7 @@ def etab(alice):
 def test_a_forged_digest_hands_no_function_over(etab):
     become(etab, None, "CREATE SCHEMA eve2 AUTHORIZATION visrec_eve")
     become(etab, "eve", RUN, FORGE, "CREATE VIEW eve2.pin AS SELECT eve2.similar_etab('select 1')")
-    become(
-        etab, None, "ALTER TABLE eve.etab OWNER TO postgres", "SELECT visrec.reindex('eve.etab')"
-    )
+    become(etab, None, "ALTER TABLE eve.etab OWNER TO postgres", "CALL visrec.reindex('eve.etab')")
     owner = etab.execute(
         "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = 'eve2.similar_etab'::regproc"
     )

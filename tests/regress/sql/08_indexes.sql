@@ -44,34 +44,34 @@ CREATE VIEW indexes AS SELECT pg_get_indexdef(indexrelid) FROM pg_index
 SELECT scanned();
 SELECT * FROM found();
 
-SELECT visrec.reindex('items', 'hnsw_half');
+CALL visrec.reindex('items', 'hnsw_half');
 SELECT * FROM indexes;
 SELECT scanned();
 SELECT * FROM found();
 
-SELECT visrec.reindex('items', 'hnsw_binary');
+CALL visrec.reindex('items', 'hnsw_binary');
 SELECT * FROM indexes;
 SELECT scanned();
 SELECT * FROM found(0.8);
 
-SELECT visrec.reindex('items', 'ivfflat');
+CALL visrec.reindex('items', 'ivfflat');
 SELECT * FROM indexes;
 SELECT scanned();
 SELECT * FROM found();
 
-SELECT visrec.reindex('items', 'none');
+CALL visrec.reindex('items', 'none');
 SELECT * FROM indexes;
 SELECT * FROM found();
 
 -- Metrics: the same rows. They are the same for vectors of length 1 only.
 UPDATE items SET content_vector = l2_normalize(content_vector);
-SELECT visrec.reindex('items', 'hnsw', 'inner_product');
+CALL visrec.reindex('items', 'hnsw', 'inner_product');
 SELECT scanned();
 SELECT * FROM found();
-SELECT visrec.reindex('items', 'hnsw_half', 'l2');
+CALL visrec.reindex('items', 'hnsw_half', 'l2');
 SELECT scanned();
 SELECT * FROM found();
-SELECT visrec.reindex('items', metric => 'l2');
+CALL visrec.reindex('items', metric => 'l2');
 SELECT scanned();
 SELECT * FROM found();
 
@@ -90,7 +90,7 @@ SELECT visrec.attach('items', model => 'pixels');
 INSERT INTO items (id, content_vector) SELECT 1001, content_vector FROM items WHERE id = 7;
 SELECT id FROM similar_items(7, 1);
 DELETE FROM items WHERE id = 1001;
-SELECT visrec.reindex('items', metric => 'l2');
+CALL visrec.reindex('items', metric => 'l2');
 SELECT p.proname FROM pg_proc AS p WHERE p.proname LIKE '\_project\_%';
 
 -- Attached again, it is as it was; an index of one's own is used, and left alone.
@@ -98,15 +98,15 @@ SELECT visrec.attach('items', model => 'pixels');
 SELECT index_method, index_metric FROM visrec.attached;
 SELECT * FROM indexes;
 CREATE INDEX mine ON items USING hnsw (content_vector vector_cosine_ops);
-SELECT visrec.reindex('items');
+CALL visrec.reindex('items');
 SELECT * FROM indexes;
 SELECT index_method, index_metric FROM visrec.attached;
-SELECT visrec.reindex('items', 'hnsw_binary');
-SELECT visrec.reindex('items', 'none');
+CALL visrec.reindex('items', 'hnsw_binary');
+CALL visrec.reindex('items', 'none');
 SELECT * FROM indexes;
 
 -- However many
-SELECT visrec.reindex('items', 'hnsw_binary');
+CALL visrec.reindex('items', 'hnsw_binary');
 SELECT count(*), count(DISTINCT id) FROM similar_items(7, 60);
 SELECT count(*), count(DISTINCT id) FROM similar_items(7, 5000);
 SHOW hnsw.ef_search;
@@ -118,29 +118,29 @@ CREATE POLICY few ON items USING (id <= 15);
 ALTER TABLE items ENABLE ROW LEVEL SECURITY;
 SET ROLE regress_reader;
 SELECT count(*), max(id) FROM similar_items(7);
-SELECT visrec.reindex('items');
+CALL visrec.reindex('items');
 RESET ROLE;
 
 -- What cannot be
-SELECT visrec.reindex('items', 'annoy');
-SELECT visrec.reindex('items', 'hnsw', 'hamming');
-SELECT visrec.reindex('items', NULL);
-SELECT visrec.reindex('items', 'hnsw_reduced');
+CALL visrec.reindex('items', 'annoy');
+CALL visrec.reindex('items', 'hnsw', 'hamming');
+CALL visrec.reindex('items', NULL);
+CALL visrec.reindex('items', 'hnsw_reduced');
 SELECT visrec.reduce('items', 512);
 SELECT visrec.reduce('items', 0);
 CREATE TABLE plain (id bigint PRIMARY KEY, image_path text);
-SELECT visrec.reindex('plain');
+CALL visrec.reindex('plain');
 SELECT visrec.reduce('plain', 8);
 INSERT INTO visrec.model VALUES ('wide', '/nowhere', 3000, 'wide-1'), ('wider', '/nowhere', 5000, 'wider-1');
 SELECT visrec.attach('plain', model => 'wide');
-SELECT visrec.reindex('plain');
-SELECT visrec.reindex('plain', 'ivfflat');
+CALL visrec.reindex('plain');
+CALL visrec.reindex('plain', 'ivfflat');
 SELECT visrec.reduce('plain', 8);
-SELECT visrec.reindex('plain', 'hnsw_half');
+CALL visrec.reindex('plain', 'hnsw_half');
 SELECT visrec.detach('plain', true);
 SELECT visrec.attach('plain', model => 'wider');
-SELECT visrec.reindex('plain', 'hnsw_half');
-SELECT visrec.reindex('plain', 'hnsw_binary');
+CALL visrec.reindex('plain', 'hnsw_half');
+CALL visrec.reindex('plain', 'hnsw_binary');
 
 -- Other weights: what was fitted to those before is not used. What is left goes with detach.
 SELECT recall FROM visrec.reduce('items', 40);
