@@ -50,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="never in 8-bit integers, however alike the vectors",
         )
+        action.add_argument(
+            "--images",
+            action="append",
+            default=[],
+            metavar="DIRECTORY",
+            help="photographs on which number formats are compared, beside made-up pictures",
+        )
     listing = actions.add_parser("list", help="the models that are here, with their fingerprints")
     for action, run in ((pull, _pull), (compiling, _compile), (listing, _list)):
         action.set_defaults(run=run)
@@ -68,7 +75,7 @@ def _pull(options: argparse.Namespace) -> None:
     name = models.directory_name(options.name)
     print(f"{name} is in {directory}")
     try:
-        print(_compiled(directory, options.exact, again=False))
+        print(_compiled(directory, options, again=False))
     except errors.EncoderUnavailable as error:  # the model itself is fine
         print(f"note: {error.message}", file=sys.stderr)
     print(f"Register it: SELECT visrec.register_model('{name}');")
@@ -83,19 +90,22 @@ def _load(directory: Path) -> None:
 def _compile(options: argparse.Namespace) -> None:
     os.umask(0o022)
     directory = options.directory / models.directory_name(options.name)
-    print(_compiled(directory, options.exact, again=True))
+    print(_compiled(directory, options, again=True))
 
 
-def _compiled(directory: Path, exact: bool, *, again: bool) -> str:
-    from visrec_db.encoders import openvino_encoder  # noqa: PLC0415 - imports numpy and Pillow
+def _compiled(directory: Path, options: argparse.Namespace, *, again: bool) -> str:
+    from visrec_db.encoders import compiled  # noqa: PLC0415 - imports numpy and Pillow
     from visrec_db.models import compiling  # noqa: PLC0415
 
-    manifest = None if again else openvino_encoder.usable(directory)
+    manifest = None if again else compiled.usable(directory, directory / compiled.FOLDER)
+    choice = manifest and compiled.Choice.read(directory / compiled.FOLDER)
     if manifest is None:
-        manifest = compiling.compile_model(directory, exact=exact)
+        manifest, choice = compiling.compile_model(
+            directory, exact=options.exact, roots=options.images
+        )
     texts = "pictures and texts" if manifest.text else "pictures"
-    weights = manifest.weights + (", and int8 for this processor" if manifest.int8 else "")
-    return f"{directory.name} is compiled for {texts} (weights: {weights})"
+    runs = f"; here it runs in {choice.form}" if choice else ""
+    return f"{directory.name} is compiled for {texts} (weights: {manifest.weights}{runs})"
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -50,12 +50,19 @@ Result = Embedding | Look | errors.VisrecError
 
 @dataclass
 class LazyEncoder:
-    """A model that is loaded when the first picture needs it; one thread loads, others wait."""
+    """A model that is loaded when the first picture needs it; one thread loads, others wait.
+
+    ``loaded`` is called once it is, in the thread that loaded it. ``compiling``: torch runs it
+    until its compiled form is there. ``slow``: why it will go on so, and what to do.
+    """
 
     directory: str | None
     fingerprint: str | None = None
     load: Callable[[str | None, str | None], Encoder] = load
     encoder: Encoder | None = None
+    loaded: Callable[[LazyEncoder], None] = lambda _: None
+    compiling: bool = False
+    slow: tuple[str, str] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _failed: tuple[float, errors.EncoderError] | None = None
 
@@ -73,7 +80,13 @@ class LazyEncoder:
                 except errors.EncoderError as error:
                     self._failed = (time.monotonic(), error)
                     raise
+                self.loaded(self)
             return self.encoder
+
+    def replace(self, encoder: Encoder) -> None:
+        """Goes on with another form of the same model, which takes the same prepared pictures."""
+        with self._lock:
+            self.encoder, self.compiling, self.slow = encoder, False, None
 
 
 class Request:
