@@ -7,7 +7,7 @@ import math
 import os
 from pathlib import Path
 
-_BF16 = {
+BF16 = {
     "amx_bf16",  # x86: matrix units
     "avx512_bf16",  # x86: vector units
     "bf16",  # arm64
@@ -16,7 +16,7 @@ _BF16 = {
 MASKED: set[str] = set()
 """Units that are taken for absent. Only tests add to it."""
 
-_INT8 = {
+INT8 = {
     "amx_int8",
     "avx512_vnni",
     "avx_vnni",
@@ -38,12 +38,12 @@ def cpus(root: Path = Path("/")) -> int:
 
 def has_bf16(root: Path = Path("/")) -> bool:
     """Returns whether the processor multiplies bfloat16 in hardware; otherwise it is slower."""
-    return bool(_BF16 & _flags(root))
+    return bool(BF16 & _flags(root))
 
 
 def has_int8(root: Path = Path("/")) -> bool:
     """Returns whether the processor multiplies 8-bit integers in hardware."""
-    return bool(_INT8 & _flags(root))
+    return bool(INT8 & _flags(root))
 
 
 def processor(root: Path = Path("/")) -> str:

@@ -38,6 +38,7 @@ def compile_model(
 
     Arguments and errors are those of ``make``.
     """
+    models.sources(directory)
     with tempfile.TemporaryDirectory(prefix=".openvino-", dir=directory) as name:
         made = make(directory, Path(name), exact=exact, roots=roots)
         _put_in_place(Path(name), directory / FOLDER)
