@@ -75,10 +75,12 @@ def command(
     )
 
 
-def pull(directory: Path, url: str, name: str = "clip-ViT-B-32") -> tuple[int, str, str]:
+def pull(
+    directory: Path, url: str, name: str = "clip-ViT-B-32", seconds: float = 60
+) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of `visrec model pull`."""
     with command(directory, url, "model", "pull", name) as process:
-        output, problems = process.communicate(timeout=60)
+        output, problems = process.communicate(timeout=seconds)
     return process.returncode, output, problems
 
 
@@ -169,7 +171,7 @@ def test_a_full_disk_leaves_nothing(hub: Hub, directory: Path) -> None:
     most = len(hub.files[WEIGHTS]) // 2
     run = command(directory, hub.url, "model", "pull", "clip-ViT-B-32", most_bytes=most)
     with run as process:
-        _, problems = process.communicate(timeout=60)
+        _, problems = process.communicate(timeout=seconds)
     assert (process.returncode, "Traceback" in problems) == (1, False), problems
     assert "File too large" in problems
     assert left(directory) == []
