@@ -76,7 +76,7 @@ def command(
 
 
 def pull(
-    directory: Path, url: str, name: str = "clip-ViT-B-32", seconds: float = 60
+    directory: Path, url: str, name: str = "clip-ViT-B-32", seconds: float = 120
 ) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of `visrec model pull`."""
     with command(directory, url, "model", "pull", name) as process:
@@ -171,7 +171,7 @@ def test_a_full_disk_leaves_nothing(hub: Hub, directory: Path) -> None:
     most = len(hub.files[WEIGHTS]) // 2
     run = command(directory, hub.url, "model", "pull", "clip-ViT-B-32", most_bytes=most)
     with run as process:
-        _, problems = process.communicate(timeout=seconds)
+        _, problems = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in problems) == (1, False), problems
     assert "File too large" in problems
     assert left(directory) == []

@@ -1,6 +1,7 @@
 """The encoder's child that compiles a model into the cache, or measures one compiled elsewhere.
 
-A process of its own: torch's memory is gone afterwards, and pictures are served meanwhile.
+A process of its own: torch's memory is gone afterwards, and pictures are served meanwhile. Not at
+a low priority: beside a backfill it would take many times as long, and the backfill with it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ def main() -> None:
     Ends with the encoder process, whose end closes the input.
     """
     directory, fingerprint, cache, *roots = sys.argv[1:]
-    os.nice(10)
     os.umask(0o077)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     answers = os.fdopen(os.dup(1), "w")
