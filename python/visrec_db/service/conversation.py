@@ -62,7 +62,7 @@ class Service:
                 "precision": lazy.encoder.precision,
                 "device": lazy.encoder.device,
                 **compiled.as_status(lazy.encoder.choice),
-                "compiling": lazy.compiling,
+                "compiling": lazy.compiling is not None,
                 "slow": lazy.slow,
             }
             for (name, _, fingerprint), lazy in self._encoders.items()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Preparing:
             if reason is not None:
                 lazy.slow = (reason, MODEL_AT_FAULT)
                 return
-            lazy.compiling = True
+            lazy.compiling = time.monotonic()
         task = asyncio.create_task(self._prepare(lazy, lazy.directory, fingerprint, roots))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -77,7 +78,7 @@ class Preparing:
                     lazy.replace(encoder)
                     return
                 answer = {"reason": "its compiled form cannot be loaded"}
-        lazy.compiling = False
+        lazy.compiling = None
         log.warning('the model in "%s": %s', directory, answer["reason"])
         if _runs_slowly(lazy.encoder):
             at_fault = kept.refused(CACHE, fingerprint) is not None
