@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bare, database, labels, material, parity, report, searching, waits
+from benchmarks import (
+    bare,
+    database,
+    labels,
+    material,
+    parity,
+    registered,
+    report,
+    searching,
+    waits,
+)
 from benchmarks.report import Figure, median
 from visrec_db.models import quantizing
 
@@ -190,10 +200,12 @@ def _parity(model: Path, pictures: material.Pictures) -> list[Figure]:
 
 
 def _searches(options: argparse.Namespace, shared: Path) -> list[Figure]:
+    _say("a model as it is registered, and compiled by hand")
+    by_hand = registered.measure(shared, min(500, options.pictures), _say)
     _say("photographs with labels")
     labelled = labels.measure(shared, _say)
     _say(f"searches among {options.rows:,} made-up vectors")
-    return [*searching.measure(options.rows, options.queries, _say), *labelled]
+    return [*searching.measure(options.rows, options.queries, _say), *by_hand, *labelled]
 
 
 def _print(figures: list[Figure], about: dict[str, Any]) -> None:

@@ -71,12 +71,12 @@ def insert(
     )
 
 
-def backfill(connection: Connection, paths: Sequence[str]) -> float:
+def backfill(connection: Connection, paths: Sequence[str], model: str = MODEL) -> float:
     """Seconds of a backfill of a table that had its rows before it was attached."""
     drop_table(connection)
     connection.execute(TABLE)
     insert(connection, paths)
-    connection.execute("SELECT visrec.attach('posts', model => %s)", (MODEL,))
+    connection.execute("SELECT visrec.attach('posts', model => %s)", (model,))
     seconds = timed(partial(connection.execute, "CALL visrec.backfill('posts')"))
     check(connection, len(paths))
     return seconds

@@ -16,8 +16,8 @@ from PIL import Image
 import draw_pictures
 from tests import tiny_clip
 from visrec_db import errors
-from visrec_db.encoders import openvino_encoder, preprocess
-from visrec_db.models import compiling, quantizing
+from visrec_db.encoders import compiled, openvino_encoder, preprocess
+from visrec_db.models import compiling, measuring, quantizing
 
 REPOSITORY = Path(__file__).parents[1]
 LARGE = (4000, 3000)
@@ -41,7 +41,8 @@ class Pictures:
 def make_model(cache: Path) -> Path:
     """A full-size ViT-B/32 of seeded random weights, with its compiled form; its directory."""
     made_from = hashlib.sha256()
-    for module in (tiny_clip, compiling, quantizing, openvino_encoder, preprocess):
+    used = (compiled, compiling, measuring, openvino_encoder, preprocess, quantizing, tiny_clip)
+    for module in used:
         made_from.update(Path(str(module.__file__)).read_bytes())
     for package in ("torch", "transformers", "openvino"):
         made_from.update(f"{package} {_version(package)}\n".encode())
@@ -69,7 +70,7 @@ def make_pictures(shared: Path, cache: Path, count: int, count_large: int) -> Pi
     for name, original in zip(small, originals, strict=True):
         shutil.copyfile(original, root / name)
     large = []
-    for number, original in enumerate(_spread(originals, count_large)):
+    for number, original in enumerate(spread(originals, count_large)):
         key = hashlib.sha256(original.read_bytes()).hexdigest()[:16]
         kept = cache / "large" / f"{key}.jpg"
         if not kept.exists():
@@ -88,12 +89,12 @@ def test_data() -> Path:
 def _originals(cache: Path, count: int) -> tuple[list[Path], str]:
     photographs = sorted((test_data() / "clothing").glob("*/*.jpg"))
     if len(photographs) >= count:
-        return _spread(photographs, count), f"{count} photographs"
+        return spread(photographs, count), f"{count} photographs"
     drawn = draw_pictures.draw_all(cache / "drawn", count)
     return drawn, f"{count} DRAWN pictures (VISREC_TEST_DATA has not as many photographs)"
 
 
-def _spread(files: Sequence[Path], count: int) -> list[Path]:
+def spread(files: Sequence[Path], count: int) -> list[Path]:
     """So many of the files, at equal distances."""
     return [files[place * len(files) // count] for place in range(min(count, len(files)))]
 

@@ -3,9 +3,9 @@
 #
 #   scripts/as-root.sh COMMAND [ARGUMENT...]
 #
-# pip's settings (an index of one's own, a cache, certificates) live in the
-# environment, which sudo empties: they are handed on by name, so that no value
-# shows in a process list.
+# pip's settings (an index of one's own, a cache, certificates), proxies and the model hub's
+# address live in the environment, which sudo empties: they are handed on by name, so that no
+# value shows in a process list.
 set -eu
 
 if [ "$(id -u)" -eq 0 ]; then
@@ -16,6 +16,6 @@ if ! command -v sudo >/dev/null; then
     echo "  fix: run as root, or ask an administrator to run:  cd $PWD && $*" >&2
     exit 1
 fi
-keep=$(env | sed -n 's/^\(PIP_[A-Z_]*\|SSL_CERT_FILE\|SSL_CERT_DIR\|https\{0,1\}_proxy\|no_proxy\)=.*/\1/p' |
+keep=$(env | sed -n 's/^\(PIP_[A-Z_]*\|SSL_CERT_FILE\|SSL_CERT_DIR\|HF_[A-Z_]*\|[A-Za-z]*_\(proxy\|PROXY\)\)=.*/\1/p' |
     paste -sd, -)
 exec sudo ${keep:+"--preserve-env=$keep"} -- "$@"

@@ -21,6 +21,11 @@ END
 $$;
 COMMENT ON FUNCTION visrec._raise(text, text, text, text) IS 'Raises an error; its detail and its hint may be NULL.';
 
+CREATE FUNCTION visrec._sentence(message text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN pg_catalog.upper(pg_catalog."left"(message, 1)) OPERATOR(pg_catalog.||) pg_catalog.substr(message, 2) OPERATOR(pg_catalog.||) '.';
+COMMENT ON FUNCTION visrec._sentence(text) IS 'A message in the server''s style as a whole sentence.';
+
 CREATE FUNCTION visrec._checked(answer jsonb, message text DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -129,6 +134,12 @@ BEGIN
         registered.reference := visrec._checked(visrec._embed(name, NULL, visrec._test_picture(), NULL)) ->> 'embedding';
         UPDATE visrec.model AS m SET reference = registered.reference WHERE m.name = registered.name;
     END IF;
+    IF inspected ->> 'slow' IS NOT NULL THEN
+        RAISE NOTICE USING
+            MESSAGE = format('model "%s" runs through torch, several times slower than compiled', registered.name),
+            DETAIL = visrec._sentence(inspected -> 'slow' ->> 0),
+            HINT = inspected -> 'slow' ->> 1;
+    END IF;
     RETURN registered;
 END
 $$;
@@ -149,18 +160,22 @@ REVOKE ALL ON FUNCTION visrec.register_model(text, text) FROM PUBLIC;
 
 CREATE FUNCTION visrec.encoder_status(OUT pid integer, OUT model text, OUT fingerprint text, OUT runtime text,
     OUT "precision" text, OUT device text, OUT uptime interval, OUT images bigint, OUT mean_batch numeric,
-    OUT waiting integer) RETURNS SETOF record
+    OUT waiting integer, OUT milliseconds numeric, OUT tried text, OUT compiling boolean, OUT slow text) RETURNS SETOF record
 LANGUAGE sql ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
     SELECT (s ->> 'pid')::integer, m ->> 'model', m ->> 'fingerprint', m ->> 'runtime', m ->> 'precision',
            m ->> 'device', make_interval(secs => (s ->> 'uptime')::double precision), (s ->> 'images')::bigint,
-           round((s ->> 'images')::numeric / nullif((s ->> 'batches')::numeric, 0), 1), (s ->> 'waiting')::integer
+           round((s ->> 'images')::numeric / nullif((s ->> 'batches')::numeric, 0), 1), (s ->> 'waiting')::integer,
+           (m ->> 'milliseconds')::numeric, m ->> 'tried', (m ->> 'compiling')::boolean,
+           (SELECT visrec._sentence(m -> 'slow' ->> 0) || ' ' || (m -> 'slow' ->> 1) WHERE m ->> 'slow' IS NOT NULL)
     FROM (SELECT CASE WHEN e ? 'missing' THEN NULL ELSE visrec._checked(e) END AS s FROM visrec._encoder_status() AS e) AS e
     LEFT JOIN LATERAL jsonb_array_elements(s -> 'models') AS m ON true
     WHERE s IS NOT NULL AND s <> 'null'
 $$;
 COMMENT ON FUNCTION visrec.encoder_status() IS
     'The encoder process of this cluster: a row for each loaded model, one row with NULLs before the first is loaded, '
-    'none if it is not running. images, mean_batch (images in a forward pass) and waiting are of all models together.';
+    'none if it is not running. images, mean_batch (images in a forward pass) and waiting are of all models together. '
+    'milliseconds: of a picture in batches, as measured when this way to run the model was chosen among those in tried; '
+    'compiling: torch runs it until its compiled form is there; slow: why there will be none, and what to do.';
 REVOKE ALL ON FUNCTION visrec.encoder_status() FROM PUBLIC;
 
 CREATE FUNCTION visrec.encoder_restart() RETURNS boolean

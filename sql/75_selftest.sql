@@ -119,10 +119,14 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     "check" := 'encoder';
-    ok := true;
-    SELECT string_agg(format('%s: %s %s on %s', e.model, e.runtime, e.precision, e.device), ', ' ORDER BY e.model)
-    INTO result FROM visrec.encoder_status() AS e;
-    advice := NULL;
+    SELECT string_agg(format('%s: %s %s on %s', e.model, e.runtime, e.precision, e.device)
+               || coalesce(', ' || e.milliseconds || ' ms a picture', ''), ', ' ORDER BY e.model),
+           coalesce(bool_and(e.slow IS NULL OR m.name IS NULL), false),
+           string_agg(format('%s runs through torch, several times slower than compiled. %s', e.model,
+               CASE WHEN e.compiling THEN 'It is being compiled: look again in some minutes.' ELSE e.slow END), ' ' ORDER BY e.model)
+               FILTER (WHERE m.name IS NOT NULL AND (e.compiling OR e.slow IS NOT NULL))
+    INTO result, ok, advice FROM visrec.encoder_status() AS e
+    LEFT JOIN visrec.model AS m ON m.name = e.model AND m.fingerprint = e.fingerprint;  -- not those of other databases
     IF result IS NULL THEN
         ok := EXISTS (SELECT FROM visrec.setting AS s WHERE s.name = 'encoder' AND s.value = 'in_process');
         result := 'in this session';

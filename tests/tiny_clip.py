@@ -61,6 +61,16 @@ def make_plain(directory: Path, *, seed: int = 0, full: bool = False) -> Path:
     return directory
 
 
+def without_tokenizer_json(directory: Path) -> None:
+    """Leaves the vocabulary and the merges in its place, as sentence-transformers' own CLIP has."""
+    for file in directory.rglob("tokenizer.json"):
+        model = json.loads(file.read_text())["model"]
+        (file.parent / "vocab.json").write_text(json.dumps(model["vocab"]))
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+        (file.parent / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+        file.unlink()
+
+
 def _tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer with a vocabulary of single bytes: each also where it ends a word."""
     letters = sorted(ByteLevel.alphabet())

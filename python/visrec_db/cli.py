@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from visrec_db import __version__, errors
@@ -29,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("visrec: interrupted", file=sys.stderr)
         return 130
+    except _Terminated:
+        print("visrec: terminated", file=sys.stderr)
+        return 143
     return 0
 
 
@@ -50,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="never in 8-bit integers, however alike the vectors",
         )
+        action.add_argument(
+            "--images",
+            action="append",
+            default=[],
+            metavar="DIRECTORY",
+            help="photographs on which number formats are compared, beside made-up pictures",
+        )
     listing = actions.add_parser("list", help="the models that are here, with their fingerprints")
     for action, run in ((pull, _pull), (compiling, _compile), (listing, _list)):
         action.set_defaults(run=run)
@@ -63,15 +76,50 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pull(options: argparse.Namespace) -> None:
-    os.umask(0o022)  # the server's operating-system user must be able to read it
-    directory = models.pull(options.name, options.directory, _load)
+    from visrec_db.models import pulling  # noqa: PLC0415
+
     name = models.directory_name(options.name)
-    print(f"{name} is in {directory}")
-    try:
-        print(_compiled(directory, options.exact, again=False))
-    except errors.EncoderUnavailable as error:  # the model itself is fine
-        print(f"note: {error.message}", file=sys.stderr)
+    said: list[str] = []
+
+    def finish(directory: Path) -> None:
+        _load(directory)
+        try:
+            said.append(_compiled(directory, name, options, again=False))
+        except errors.EncoderUnavailable as error:  # the model itself is fine
+            print(f"note: {error.message}", file=sys.stderr)
+
+    os.umask(0o022)  # the server's operating-system user must be able to read it
+    with _orderly_end():
+        directory = pulling.pull(options.name, options.directory, finish)
+        if not said:  # it was there already
+            finish(directory)
+    print("\n".join([f"{name} is in {directory}", *said]))
     print(f"Register it: SELECT visrec.register_model('{name}');")
+
+
+class _Terminated(BaseException):
+    """A signal to end: what is half done is removed on the way out."""
+
+
+@contextlib.contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP an exception, as SIGINT is; only the first of them counts."""
+
+    def end(number: int, _: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    try:
+        for each, handler in before.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(each, end)
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _load(directory: Path) -> None:
@@ -82,20 +130,24 @@ def _load(directory: Path) -> None:
 
 def _compile(options: argparse.Namespace) -> None:
     os.umask(0o022)
-    directory = options.directory / models.directory_name(options.name)
-    print(_compiled(directory, options.exact, again=True))
+    name = models.directory_name(options.name)
+    with _orderly_end():
+        print(_compiled(options.directory / name, name, options, again=True))
 
 
-def _compiled(directory: Path, exact: bool, *, again: bool) -> str:
-    from visrec_db.encoders import openvino_encoder  # noqa: PLC0415 - imports numpy and Pillow
+def _compiled(directory: Path, name: str, options: argparse.Namespace, *, again: bool) -> str:
+    from visrec_db.encoders import compiled  # noqa: PLC0415 - imports numpy and Pillow
     from visrec_db.models import compiling  # noqa: PLC0415
 
-    manifest = None if again else openvino_encoder.usable(directory)
+    manifest = None if again else compiled.usable(directory, directory / compiled.FOLDER)
+    choice = manifest and compiled.Choice.read(directory / compiled.FOLDER)
     if manifest is None:
-        manifest = compiling.compile_model(directory, exact=exact)
+        manifest, choice = compiling.compile_model(
+            directory, exact=options.exact, roots=options.images
+        )
     texts = "pictures and texts" if manifest.text else "pictures"
-    weights = manifest.weights + (", and int8 for this processor" if manifest.int8 else "")
-    return f"{directory.name} is compiled for {texts} (weights: {weights})"
+    runs = f"; here it runs in {choice.form}" if choice else ""
+    return f"{name} is compiled for {texts} (weights: {manifest.weights}{runs})"
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -128,10 +128,13 @@ def differs(example, table, heard, pictures):
 @pytest.fixture
 def reader(postgresql, pictures, shared, tiny_clip):
     """What a reader of the page has: drawn pictures, and a model that is fetched."""
+    from visrec_db.models import compiling  # noqa: PLC0415 - imports torch
+
     postgresql.autocommit = True
     models = shared / "models-of-docs"
     # A small CLIP stands for the one that the page names.
     shutil.copytree(tiny_clip, models / "clip-ViT-B-32", dirs_exist_ok=True)
+    compiling.compile_model(models / "clip-ViT-B-32")  # as pull leaves it
     for path in [models, *models.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     for name, value in (("image_roots", pictures), ("model_directory", models)):

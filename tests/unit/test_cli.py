@@ -2,110 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from tests import tiny_clip as tiny
 from tests.conftest import REPOSITORY
+from tests.imitation_hub import Hub, as_on_the_hub
 from visrec_db import __version__, cli, errors
 from visrec_db.encoders import encoder
 from visrec_db.models import models
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = f"{tiny.FOLDER}/model.safetensors"
-
-
-class Hub(ThreadingHTTPServer):
-    """The model hub with one model, as far as `pull` asks for it; it notes each request."""
-
-    daemon_threads = True
-
-    def __init__(self, repository: str, directory: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.repository = repository
-        self.files = {
-            str(file.relative_to(directory)): file.read_bytes()
-            for file in sorted(directory.rglob("*"))
-            if file.is_file()
-        }
-        self.files["README.md"] = b"# A model"
-        self.files["onnx/model.onnx"] = b"not needed"
-        self.requests: list[str] = []
-        self.gone: str | None = None
-        self.stall_on: str | None = None
-        self.stalled = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        hub, path = self.server, unquote(urlsplit(self.path).path)
-        hub.requests.append(path)
-        api = f"/api/models/{hub.repository}"
-        files = f"/{hub.repository}/resolve/{COMMIT}/"
-        if path == api:
-            siblings = [{"rfilename": name} for name in hub.files]
-            self.answer_json({"id": hub.repository, "sha": COMMIT, "siblings": siblings})
-        elif path == f"{files}{hub.gone}":
-            self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-        elif path.startswith(files) and path.removeprefix(files) in hub.files:
-            self.answer_file(path.removeprefix(files))
-        else:
-            self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-
-    def answer_json(self, value: object) -> None:
-        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def answer_file(self, name: str) -> None:
-        data = self.server.files[name]
-        headers = {"ETag": f'"{digest(data)}"', "X-Repo-Commit": COMMIT}
-        if name == self.server.stall_on and self.command == "GET":
-            self.answer(200, data, headers, only=len(data) // 2)
-            self.server.stalled.set()
-            time.sleep(30)
-        else:
-            self.answer(200, data, headers)
-
-    def answer(
-        self, status: int, body: bytes, headers: dict[str, str], only: int | None = None
-    ) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body[:only])
-            self.wfile.flush()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha1(data).hexdigest()
+PICKLED = f"{tiny.FOLDER}/pytorch_model.bin"
 
 
 @pytest.fixture
-def hub(tiny_clip: Path) -> Iterator[Hub]:
-    server = Hub("sentence-transformers/clip-ViT-B-32", tiny_clip)
+def hub(tiny_clip: Path, tmp_path: Path) -> Iterator[Hub]:
+    """With a small CLIP, in the layout of the real repository."""
+    directory = shutil.copytree(tiny_clip, tmp_path / "on the hub")
+    as_on_the_hub(directory)
+    server = Hub("sentence-transformers/clip-ViT-B-32", directory)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield server
@@ -119,8 +44,20 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def command(directory: Path, url: str, *arguments: str) -> subprocess.Popen[str]:
-    """The command in a process of its own: the hub's library reads its settings once."""
+def command(
+    directory: Path, url: str, *arguments: str, most_bytes: int | None = None
+) -> subprocess.Popen[str]:
+    """The command in a process of its own: the hub's library reads its settings once.
+
+    ``most_bytes``: as if the disk was full then.
+    """
+
+    def prepare() -> None:
+        # Where the tests themselves run in the background, SIGINT is ignored, which is inherited.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if most_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
     return subprocess.Popen(
         [sys.executable, "-m", "visrec_db.cli", *arguments],
         stdout=subprocess.PIPE,
@@ -129,24 +66,28 @@ def command(directory: Path, url: str, *arguments: str) -> subprocess.Popen[str]
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(REPOSITORY / "python"),
-            "HOME": str(directory.parent),
+            "HOME": str(directory.parent / "home"),
             "HF_ENDPOINT": url,
             "VISREC_MODEL_DIRECTORY": str(directory),
         },
         umask=0o077,
-        # Where the tests themselves run in the background, SIGINT is ignored, which is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        preexec_fn=prepare,  # noqa: PLW1509
     )
 
 
-def pull(directory: Path, url: str, name: str = "clip-ViT-B-32") -> tuple[int, str, str]:
+def pull(
+    directory: Path, url: str, name: str = "clip-ViT-B-32", seconds: float = 120
+) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of `visrec model pull`."""
     with command(directory, url, "model", "pull", name) as process:
-        output, problems = process.communicate(timeout=60)
+        output, problems = process.communicate(timeout=seconds)
     return process.returncode, output, problems
 
 
-COMPILED = ("visrec.json", "image.xml", "image.bin", "text.xml", "text.bin")
+COMPILED = (
+    *("visrec.json", "choice.json", "tokenizer.json"),
+    *("image.xml", "image.bin", "text.xml", "text.bin"),
+)
 
 
 def left(directory: Path) -> list[str]:
@@ -159,14 +100,18 @@ def test_a_pulled_model_is_whole_and_works(hub: Hub, directory: Path) -> None:
     target = directory / "clip-ViT-B-32"
     assert output.splitlines() == [
         f"clip-ViT-B-32 is in {target}",
-        "clip-ViT-B-32 is compiled for pictures and texts (weights: f16)",
+        output.splitlines()[1],
         "Register it: SELECT visrec.register_model('clip-ViT-B-32');",
     ]
+    line = "clip-ViT-B-32 is compiled for pictures and texts (weights: f16; here it runs in "
+    assert output.splitlines()[1].startswith(line)
     assert left(directory) == ["clip-ViT-B-32"]
     there = {str(file.relative_to(target)) for file in target.rglob("*") if file.is_file()}
     compiled = {f"openvino/{name}" for name in COMPILED}
-    assert there == hub.files.keys() - {"onnx/model.onnx"} | compiled
+    there -= {name for name in there if "image-int8" in name}  # where it is the fastest
+    assert there == hub.files.keys() - {"onnx/model.onnx", PICKLED} | compiled
     assert all((target / name).read_bytes() == hub.files[name] for name in there - compiled)
+    assert not (directory.parent / "home").exists()  # no copies elsewhere
     assert encoder.load(str(target)).dimension == tiny.DIMENSION
     for path in (directory, target, *target.rglob("*")):  # the server runs as another user
         assert path.stat().st_mode & 0o555 == (0o555 if path.is_dir() else 0o444), path
@@ -187,26 +132,100 @@ def test_a_model_that_does_not_load_leaves_nothing(hub: Hub, directory: Path) ->
     assert left(directory) == []
 
 
-def test_a_file_that_cannot_be_fetched_leaves_nothing(hub: Hub, directory: Path) -> None:
-    hub.gone = WEIGHTS
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("gone", "cannot be fetched: "),
+        ("cut", "cannot be fetched: "),
+        ("damaged", f'cannot be fetched: file "{WEIGHTS}" has other bytes than the hub\'s'),
+    ],
+)
+def test_a_file_that_is_not_whole_leaves_nothing(
+    hub: Hub, directory: Path, fault: str, message: str
+) -> None:
+    hub.faults[WEIGHTS] = fault
+    status, _, problems = pull(directory, hub.url)
+    assert (status, "Traceback" in problems) == (1, False), problems
+    assert message in problems
+    assert left(directory) == []
+
+
+def test_a_damaged_small_file_is_found_too(hub: Hub, directory: Path) -> None:
+    vocabulary = f"{tiny.FOLDER}/vocab.json"
+    hub.faults[vocabulary] = "damaged"
     status, _, problems = pull(directory, hub.url)
     assert status == 1
-    assert "cannot be fetched: " in problems
-    assert "Traceback" not in problems
+    assert f'file "{vocabulary}" has other bytes than the hub\'s' in problems
     assert left(directory) == []
 
 
-def test_ctrl_c_leaves_nothing(hub: Hub, directory: Path) -> None:
-    hub.stall_on = WEIGHTS
+def test_without_a_checksum_nothing_is_believed(hub: Hub, directory: Path) -> None:
+    hub.checksums = False
+    status, _, problems = pull(directory, hub.url)
+    assert status == 1
+    assert "has no checksum on the hub" in problems
+    assert left(directory) == []
+
+
+def test_a_full_disk_leaves_nothing(hub: Hub, directory: Path) -> None:
+    most = len(hub.files[WEIGHTS]) // 2
+    run = command(directory, hub.url, "model", "pull", "clip-ViT-B-32", most_bytes=most)
+    with run as process:
+        _, problems = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in problems) == (1, False), problems
+    assert "File too large" in problems
+    assert left(directory) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 143, "terminated"),
+    ],
+)
+def test_a_signal_leaves_nothing(
+    hub: Hub, directory: Path, number: int, status: int, word: str
+) -> None:
+    hub.faults[WEIGHTS] = "stall"
     with command(directory, hub.url, "model", "pull", "clip-ViT-B-32") as process:
-        assert hub.stalled.wait(20)
+        assert hub.stalled.wait(30)
         assert len(left(directory)) == 1
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, problems = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "visrec: interrupted" in problems
+    assert process.returncode == status
+    assert f"visrec: {word}" in problems
     assert "Traceback" not in problems
     assert left(directory) == []
+
+
+def test_what_was_killed_outright_is_removed_by_the_next(hub: Hub, directory: Path) -> None:
+    hub.faults[WEIGHTS] = "stall"
+    with command(directory, hub.url, "model", "pull", "clip-ViT-B-32") as process:
+        assert hub.stalled.wait(30)
+        [unfinished] = left(directory)
+        hub.faults.clear()
+        other = pull(directory, hub.url, "owner/no-such-model")  # nor does one remove another's
+        assert (other[0], left(directory)) == (1, [unfinished])
+        process.kill()
+        process.communicate()
+    assert left(directory) == [unfinished]
+    assert pull(directory, hub.url)[0] == 0
+    assert left(directory) == ["clip-ViT-B-32"]
+
+
+def test_pickled_weights_will_do_and_have_the_same_fingerprint(
+    hub: Hub, directory: Path, tmp_path: Path
+) -> None:
+    assert pull(directory, hub.url)[0] == 0
+    del hub.files[WEIGHTS]
+    assert pull(tmp_path / "other", hub.url)[0] == 0
+    first, second = (place / "clip-ViT-B-32" for place in (directory, tmp_path / "other"))
+    assert (second / PICKLED).is_file()
+    assert models.fingerprint(str(first)) == models.fingerprint(str(second))
+    (first / PICKLED).write_bytes(b"not read: the safetensors are")
+    assert models.fingerprint(str(first)) == models.fingerprint(str(second))
 
 
 def test_a_model_that_is_not_on_the_hub(hub: Hub, directory: Path) -> None:

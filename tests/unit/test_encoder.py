@@ -132,20 +132,28 @@ def test_texts_get_the_reference_pipelines_vectors(clip: encoder.Encoder, tiny_c
     assert_same_vectors(vectors, reference_text_vectors(tiny_clip / models.FOLDER, TEXTS))
 
 
-@pytest.mark.parametrize("flags", [{"avx512_bf16"}, set()], ids=["bf16", "none"])
-def test_what_the_processor_can_do_chooses_the_numbers(
-    tiny_clip: Path, pictures: list[Image.Image], flags: set[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("seconds", "precision"),
+    [([2, 1], "bf16"), ([1, 2], "f32"), ([], "f32")],
+    ids=["faster", "slower", "no units"],
+)
+def test_torch_takes_the_numbers_that_are_faster_here(
+    tiny_clip: Path,
+    pictures: list[Image.Image],
+    seconds: list[int],
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cpuinfo = f"flags : fpu {' '.join(flags)}"
-    monkeypatch.setattr(hardware, "_read", lambda file: cpuinfo if file.name == "cpuinfo" else "")
+    monkeypatch.setattr(hardware, "has_bf16", lambda: bool(seconds))
     monkeypatch.setattr(hardware, "may_have_cuda", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    clock = iter(seconds)
+    monkeypatch.setattr(torch_encoder.TorchEncoder, "seconds", lambda _: next(clock))
     chosen = encoder.load(str(tiny_clip))
-    assert chosen.precision == ("bf16" if flags else "f32")
+    assert chosen.precision == precision
     reference = reference_vectors(tiny_clip / models.FOLDER, pictures)
-    assert_same_vectors(embedded(chosen, pictures), reference, chosen.precision)
-    monkeypatch.setattr(hardware, "MASKED", {"avx512_bf16"})
-    assert not hardware.has_bf16()
+    assert_same_vectors(embedded(chosen, pictures), reference, precision)
+    assert list(clock) == []
 
 
 def test_a_plain_clip_gives_the_same_vectors(

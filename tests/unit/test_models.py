@@ -12,7 +12,7 @@ import pytest
 
 from tests import tiny_clip as tiny
 from visrec_db import errors
-from visrec_db.models import models
+from visrec_db.models import models, pulling
 
 
 @pytest.fixture
@@ -127,20 +127,20 @@ def test_weights_that_cannot_be_read_are_unavailable(
     ],
 )
 def test_names(name: str, repository: str, directory: str) -> None:
-    assert models.repository(name) == repository
+    assert pulling.repository(name) == repository
     assert models.directory_name(name) == directory
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/..", "/a", "a/", "a/b/c", "../a", "a b", "-a"])
 def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.EncoderUnavailable, match="not the name of a model"):
-        models.pull(name, tmp_path / "models", pytest.fail)
+        pulling.pull(name, tmp_path / "models", pytest.fail)
     assert not (tmp_path / "models").exists()
 
 
 def test_a_model_that_is_there_is_kept(model: Path) -> None:
     before = models.fingerprint(str(model))
-    assert models.pull("owner/model", model.parent, pytest.fail) == model
+    assert pulling.pull("owner/model", model.parent, pytest.fail) == model
     assert models.fingerprint(str(model)) == before
 
 
@@ -169,5 +169,5 @@ def test_what_goes_wrong_while_fetching_is_one_line(
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
     with pytest.raises(kind, match=message + "$"):
-        models.pull("owner/model", tmp_path, pytest.fail)
+        pulling.pull("owner/model", tmp_path, pytest.fail)
     assert list(tmp_path.iterdir()) == []

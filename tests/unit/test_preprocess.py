@@ -207,20 +207,24 @@ def test_bfloat16_is_found_in_the_processors_flags(tmp_path: Path, flags: str, h
 
 
 @pytest.mark.parametrize(
-    ("flags", "prefers"),
+    ("flags", "has"),
     [
         ("flags\t\t: fpu avx2", False),
         ("flags\t\t: fpu avx2 avx_vnni", True),
-        ("flags\t\t: fpu avx512f avx512_vnni", True),
-        ("flags\t\t: fpu avx512f avx512_vnni avx512_bf16", False),
-        ("flags\t\t: fpu avx512_vnni amx_int8 amx_bf16", False),
+        ("flags\t\t: fpu avx512f avx512_vnni avx512_bf16", True),
+        ("Features\t: fp asimd asimddp", True),
     ],
 )
-def test_eight_bits_are_for_processors_without_bfloat16(
-    tmp_path: Path, flags: str, prefers: bool
+def test_eight_bit_units_are_found_and_can_be_masked(
+    tmp_path: Path, flags: str, has: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = hardware.prefers_int8(machine(tmp_path, {"proc/cpuinfo": f"{flags}\n"}))
-    assert found is prefers
+    root = machine(tmp_path, {"proc/cpuinfo": f"{flags}\n"})
+    assert hardware.has_int8(root) is has
+    before = hardware.processor(root)
+    assert hardware.processor(root) == before
+    monkeypatch.setattr(hardware, "MASKED", hardware.INT8)
+    assert not hardware.has_int8(root)
+    assert (hardware.processor(root) == before) is not has  # what was measured holds no longer
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -24,30 +22,6 @@ def test_weights_come_back_to_within_half_a_step(inputs: int, groups: int) -> No
 
 def vectors() -> np.ndarray:
     return np.random.default_rng(2).standard_normal((200, 16)).astype(np.float32)
-
-
-def model(noise: float, seconds: float) -> quantizing.Run:
-    """Takes so long for a batch, and gives it back with noise."""
-    random = np.random.default_rng(3)
-
-    def run(batch: np.ndarray) -> np.ndarray:
-        time.sleep(seconds)
-        noisy: np.ndarray = batch + noise * random.standard_normal(batch.shape)
-        return noisy
-
-    return run
-
-
-@pytest.mark.parametrize(
-    ("noise", "seconds", "kept"),
-    [(0.001, 0.002, True), (0.2, 0.002, False), (0.001, 0.02, False)],
-    ids=["good", "other vectors", "no faster"],
-)
-def test_it_is_kept_only_where_it_is_as_good_and_faster(
-    noise: float, seconds: float, kept: bool
-) -> None:
-    batches = np.split(vectors(), 10)
-    assert quantizing.worth_it(model(0, 0.02), model(noise, seconds), batches) is kept
 
 
 def test_neighbours_tell_what_the_mean_cosine_hides() -> None:

@@ -189,6 +189,28 @@ def test_two_models_do_not_share_a_batch(work, model):
     assert all(set(batch) == {2} for batch in other_encoder.batches)
 
 
+@pytest.mark.parametrize("seconds", [600, 0], ids=["soon", "too long"])
+def test_bulk_waits_for_the_compiled_form_and_single_pictures_do_not(
+    work, model, encoder, monkeypatch, seconds
+):
+    monkeypatch.setattr(scheduler, "MOST_HELD", seconds)
+    model.get()
+    model.compiling = time.monotonic()
+    bulk, single = Asked(model, [picture(1)] * 6, bulk=True), Asked(model, [picture(9)])
+    for asked in (bulk, single):
+        work.submit(asked)
+    assert reds(single.wait()) == [9]
+    if seconds:
+        assert bulk.results == [None] * 6
+        compiled = FakeEncoder()
+        model.replace(compiled)
+        assert reds(bulk.wait()) == [1] * 6
+        assert [red for batch in compiled.batches for red in batch] == [1] * 6
+    else:
+        assert reds(bulk.wait()) == [1] * 6
+        assert sum(len(batch) for batch in encoder.batches) == 7
+
+
 def test_a_model_that_does_not_load_fails_its_pictures_without_loading_for_each(work):
     attempts = []
 

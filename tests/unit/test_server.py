@@ -21,37 +21,8 @@ from visrec_db.service import protocol
 PIXELS = Model("pixels", None, "pixels-1")
 
 
-@pytest.fixture
-def data_directory(tmp_path, monkeypatch):
-    """A working directory with a postmaster (a process that sleeps), and a very long name."""
-    directory = tmp_path / ("d" * 100) / ("e" * 100)
-    (directory / protocol.DIRECTORY).mkdir(parents=True)
-    postmaster = subprocess.Popen(["sleep", "600"])
-    (directory / "postmaster.pid").write_text(f"{postmaster.pid}\n{directory}\n")
-    monkeypatch.chdir(directory)
-    monkeypatch.setattr(starting, "PYTHON", sys.executable)
-    monkeypatch.setattr(client, "_idle", [])
-    yield postmaster
-    for connection in client._idle:
-        connection.close()
-    postmaster.kill()
-    postmaster.wait()
-    until(lambda: client.control("status", nothing) is None)
-
-
 def nothing():
     """A checkpoint where nothing was cancelled."""
-
-
-@pytest.fixture
-def settings():
-    return {
-        "image_roots": "/nonexistent",
-        "max_image_bytes": "1000000",
-        "max_image_pixels": "1000000",
-        "max_image_seconds": "20",
-        "encoder_idle_seconds": "60",
-    }
 
 
 @pytest.fixture

@@ -226,9 +226,9 @@ class Shared:
         return int(self._answer({"op": "warm"})["dimension"])
 
     def inspect(self) -> dict[str, Any]:
-        """Returns the ``fingerprint`` and ``dimension`` of the model in the directory."""
+        """Returns the model's ``fingerprint`` and ``dimension``, and why it is ``slow``, if so."""
         answer = self._answer({"op": "inspect"})
-        return {name: answer[name] for name in ("fingerprint", "dimension")}
+        return {name: answer[name] for name in ("fingerprint", "dimension", "slow")}
 
     def components(self, sample: bytes, dimension: int, dims: int) -> dict[str, Any]:
         """Returns what ``service.components.compute`` does."""

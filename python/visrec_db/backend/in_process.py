@@ -81,13 +81,14 @@ class InProcess:
         return self._encoder().dimension
 
     def inspect(self) -> dict[str, Any]:
-        """Returns the ``fingerprint`` and ``dimension`` of the model in the directory."""
+        """Returns the model's ``fingerprint`` and ``dimension``, and why it is ``slow``, if so."""
         from visrec_db.models import models  # noqa: PLC0415 - only for register_model
 
         if self._model is None or self._model.directory is None:
             raise errors.EncoderUnavailable("a model without a directory cannot be registered")
         self._model.fingerprint = models.fingerprint(self._model.directory)
-        return {"fingerprint": self._model.fingerprint, "dimension": self.dimension()}
+        answer = {"fingerprint": self._model.fingerprint, "dimension": self.dimension()}
+        return {**answer, "slow": _slow(self._encoder())}
 
     def components(self, sample: bytes, dimension: int, dims: int) -> dict[str, Any]:
         """Returns what ``service.components.compute`` does."""
@@ -102,14 +103,25 @@ class InProcess:
         return files.file_stamps(paths, self._policy)
 
     def _encoder(self) -> Encoder:
+        from pathlib import Path  # noqa: PLC0415 - not for a session that only asks the encoder
+
         from visrec_db.encoders import encoder  # noqa: PLC0415 - needs the libraries
 
         if self._model is None:
             raise errors.EncoderUnavailable("no model is named")
         key = (self._model.directory, self._model.fingerprint)
         if key not in _encoders:
-            _encoders[key] = encoder.load(*key)
+            _encoders[key] = encoder.load(*key, Path(protocol.COMPILED))
         return _encoders[key]
+
+
+def _slow(encoder: Encoder) -> tuple[str, str] | None:
+    if encoder.runtime != "torch" or encoder.device != "cpu" or encoder.choice is not None:
+        return None
+    return (
+        "it has no compiled form, which only the shared encoder makes by itself",
+        "Run on the server: visrec model compile NAME.",
+    )
 
 
 def embed_images(

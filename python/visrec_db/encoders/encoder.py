@@ -7,7 +7,7 @@ what runs it in what this machine has:
 directory                             encoder
 ====================================  =================================================
 none                                  ``PixelsEncoder`` (no weights)
-with ``openvino/visrec.json``         ``OpenVinoEncoder``, on machines without CUDA
+with a compiled form (``compiled``)   ``OpenVinoEncoder``, on machines without CUDA
 with ``modules.json``                 ``SentenceTransformerEncoder``: torch
 with ``config.json``                  ``AutoModelEncoder``: torch, any image model that
                                       transformers' AutoModel loads
@@ -29,9 +29,10 @@ from PIL import Image
 
 from visrec_db import errors
 from visrec_db.encoders import hardware, pixels
-from visrec_db.models import models
+from visrec_db.models import kept, models
 
 if TYPE_CHECKING:
+    from visrec_db.encoders.compiled import Choice
     from visrec_db.encoders.torch_encoder import Plan, TorchEncoder
 
 log = logging.getLogger("visrec_db")
@@ -55,11 +56,15 @@ class Encoder(Protocol):
 
     @property
     def precision(self) -> str:
-        """Of the forward pass: f32, bf16, f16 or int8."""
+        """Of the forward pass: f32, bf16, f16, int8, or int8 with bf16 around it."""
 
     @property
     def device(self) -> str:
         """cpu or cuda."""
+
+    @property
+    def choice(self) -> Choice | None:
+        """What was measured on this machine before this way was chosen."""
 
     @property
     def batch(self) -> int:
@@ -86,6 +91,7 @@ class PixelsEncoder:
     runtime = "numpy"
     precision = "f32"
     device = "cpu"
+    choice = None
     batch = 16
     smallest = None
 
@@ -102,15 +108,19 @@ class PixelsEncoder:
         )
 
 
-def load(directory: str | None, fingerprint: str | None = None) -> Encoder:
+def load(
+    directory: str | None, fingerprint: str | None = None, cache: Path | None = None
+) -> Encoder:
     """Returns the encoder of the model in ``directory`` (None: ``pixels``), without any network.
 
-    ``fingerprint`` is what its weights must have. Raises ``EncoderUnavailable`` where the directory
+    ``fingerprint`` is what its weights must have; ``cache`` is where compiled forms are that the
+    encoder process made. Raises ``EncoderUnavailable`` where the directory
     holds no model that can be loaded, or one of other weights.
     """
     if directory is None:
         return PixelsEncoder()
-    compiled = None if _has_cuda() else _load_compiled(Path(directory), fingerprint)
+    cuda = _has_cuda()
+    compiled = None if cuda else _load_compiled(Path(directory), fingerprint, cache)
     if compiled is not None:
         return compiled
     if fingerprint is not None:
@@ -137,22 +147,24 @@ def _has_cuda() -> bool:
         return False
 
 
-def _load_compiled(directory: Path, fingerprint: str | None) -> Encoder | None:
-    """Returns what OpenVINO runs; None without a compiled form of these weights."""
-    from visrec_db.encoders import openvino_encoder  # noqa: PLC0415 - only for models with weights
+def _load_compiled(directory: Path, fingerprint: str | None, cache: Path | None) -> Encoder | None:
+    """Returns what was measured to be fastest; None without a compiled form of these weights."""
+    from visrec_db.encoders import compiled  # noqa: PLC0415 - only for models with weights
 
-    if not openvino_encoder.is_there(directory):
-        return None
-    manifest = openvino_encoder.usable(directory)
-    if manifest is None:
-        _without_compiled(directory, "is damaged or belongs to other weights")
+    found = compiled.find(directory, fingerprint, cache)
+    if found is None:
+        if compiled.is_there(directory / compiled.FOLDER):
+            _without_compiled(directory, "is damaged or belongs to other weights")
         return None
     if fingerprint is not None:
-        _check(directory, manifest.fingerprint, fingerprint)
+        _check(directory, found.manifest.fingerprint, fingerprint)
     try:
-        return openvino_encoder.OpenVinoEncoder(
-            directory, manifest, lambda: load_torch(str(directory))
-        )
+        from visrec_db.encoders import openvino_encoder  # noqa: PLC0415
+
+        if found.choice is not None and found.choice.form == compiled.TORCH:
+            return load_torch(str(directory), choice=found.choice)
+        kept.used(found.folder)
+        return openvino_encoder.OpenVinoEncoder(found, lambda: load_torch(str(directory)))
     except Exception as error:  # no openvino here, another version, a damaged graph: torch is left
         _without_compiled(directory, f"cannot be used: {type(error).__name__}: {error}")
         return None
@@ -166,8 +178,13 @@ def _without_compiled(directory: Path, reason: str) -> None:
     )  # fmt: skip
 
 
-def load_torch(directory: str, plan: Plan | None = None) -> TorchEncoder:
-    """Returns what torch runs by ``plan``, which is by default the best for this machine."""
+def load_torch(
+    directory: str, plan: Plan | None = None, choice: Choice | None = None
+) -> TorchEncoder:
+    """Returns what torch runs by ``plan``, which is by default the best for this machine.
+
+    ``choice``: that it was found to be faster here than the compiled form.
+    """
     in_modules = (Path(directory) / "modules.json").is_file()
     if not in_modules and not (Path(directory) / "config.json").is_file():
         raise errors.EncoderUnavailable(
@@ -177,9 +194,14 @@ def load_torch(directory: str, plan: Plan | None = None) -> TorchEncoder:
     try:
         from visrec_db.encoders import torch_encoder  # noqa: PLC0415 - seconds; only where it is needed
 
+        kind: type[TorchEncoder] = torch_encoder.AutoModelEncoder
         if in_modules:
-            return torch_encoder.SentenceTransformerEncoder(directory, plan)
-        return torch_encoder.AutoModelEncoder(directory, plan)
+            kind = torch_encoder.SentenceTransformerEncoder
+        if choice is not None:
+            plan = torch_encoder.FLOAT32
+        loaded = kind(directory, plan)
+        loaded.choice = choice
+        return loaded
     except errors.VisrecError:
         raise
     except Exception as error:  # whatever a damaged model or an incomplete environment raises

@@ -1,12 +1,13 @@
-"""What this machine can do: processors, and which numbers they multiply fastest."""
+"""What this machine can do: how many processors, and which numbers they multiply."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from pathlib import Path
 
-_BF16 = {
+BF16 = {
     "amx_bf16",  # x86: matrix units
     "avx512_bf16",  # x86: vector units
     "bf16",  # arm64
@@ -15,7 +16,13 @@ _BF16 = {
 MASKED: set[str] = set()
 """Units that are taken for absent. Only tests add to it."""
 
-_VNNI = {"avx512_vnni", "avx_vnni"}
+INT8 = {
+    "amx_int8",
+    "avx512_vnni",
+    "avx_vnni",
+    "asimddp",  # arm64: dot products
+    "i8mm",
+}
 
 
 def cpus(root: Path = Path("/")) -> int:
@@ -31,12 +38,19 @@ def cpus(root: Path = Path("/")) -> int:
 
 def has_bf16(root: Path = Path("/")) -> bool:
     """Returns whether the processor multiplies bfloat16 in hardware; otherwise it is slower."""
-    return bool(_BF16 & _flags(root))
+    return bool(BF16 & _flags(root))
 
 
-def prefers_int8(root: Path = Path("/")) -> bool:
-    """Returns whether 8-bit integers are what the processor multiplies fastest."""
-    return bool(_VNNI & _flags(root)) and not has_bf16(root)
+def has_int8(root: Path = Path("/")) -> bool:
+    """Returns whether the processor multiplies 8-bit integers in hardware."""
+    return bool(INT8 & _flags(root))
+
+
+def processor(root: Path = Path("/")) -> str:
+    """Returns what tells one kind of processor from another: what was measured holds for it."""
+    text = _read(root / "proc/cpuinfo")
+    names = {line for line in text.splitlines() if line.startswith("model name")}
+    return hashlib.sha256("\n".join(sorted(names | _flags(root))).encode()).hexdigest()[:16]
 
 
 def may_have_cuda(root: Path = Path("/")) -> bool:

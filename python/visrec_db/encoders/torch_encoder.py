@@ -1,7 +1,7 @@
 """Models that torch runs: CLIP through sentence-transformers, image models through transformers.
 
-On a GPU in half precision; on a CPU with bfloat16 units in bfloat16 (the weights are cast:
-autocasting each product gains less), else in float32.
+On a GPU in half precision; on a CPU with bfloat16 units in bfloat16 where that is faster (the
+weights are cast: autocasting each product gains less), else in float32.
 
 The network is switched off before either library is imported: an INSERT never waits for a
 download.
@@ -16,6 +16,8 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a backend may fork; the tokenizer warns of it
 
+import copy
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from sentence_transformers import SentenceTransformer
 
 from visrec_db import errors
 from visrec_db.encoders import hardware, preprocess
+from visrec_db.encoders.compiled import Choice
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
@@ -55,39 +58,56 @@ NO_TEXTS = (
 )
 
 
-def best_plan() -> Plan:
-    """Returns the fastest plan for this machine."""
-    if torch.cuda.is_available():
-        return Plan("cuda", torch.float16, 256)
-    if hardware.has_bf16():
-        return Plan("cpu", torch.bfloat16, 32)
-    return FLOAT32
+BFLOAT16 = Plan("cpu", torch.bfloat16, 32)
 
 
 class TorchEncoder(ABC):
-    """What the two kinds share. ``plan`` None: the best for this machine.
+    """What the two kinds share. ``plan`` None: the fastest for this machine.
 
     ``settings`` says how pictures are prepared; None: the library prepares them.
     """
 
     runtime = "torch"
+    choice: Choice | None = None
 
     def __init__(self, directory: str, plan: Plan | None = None) -> None:
-        plan = plan or best_plan()
-        self.device = plan.device
-        self.precision = {torch.float32: "f32", torch.bfloat16: "bf16"}.get(plan.dtype, "f16")
-        self.batch = plan.batch
-        self._dtype = plan.dtype
         self._directory = directory
         if torch.get_num_threads() > hardware.cpus():
             torch.set_num_threads(hardware.cpus())
-        self.model = self.load_model()
-        self.model.to(device=plan.device, dtype=plan.dtype).eval()
+        self.model = self.load_model().eval()
         self.settings = preprocess.settings_of(
             self.image_processor().to_dict(), self.prepare_by_library
         )
         self.smallest = self.settings.smallest if self.settings else None
+        if plan is None and torch.cuda.is_available():
+            plan = Plan("cuda", torch.float16, 256)
+        self._use(plan or FLOAT32)
+        if plan is None and hardware.has_bf16():
+            self._use_what_is_faster()
         self.dimension: int = self.encode_prepared([self.prepare(_GREY)]).shape[1]
+
+    def _use(self, plan: Plan) -> None:
+        self.device, self.batch, self._dtype = plan.device, plan.batch, plan.dtype
+        self.precision = {torch.float32: "f32", torch.bfloat16: "bf16"}.get(plan.dtype, "f16")
+        self.model.to(device=plan.device, dtype=plan.dtype)
+
+    def _use_what_is_faster(self) -> None:
+        """Times one pass of each: torch is slower in bfloat16 where a model has convolutions."""
+        exact = self.model
+        slow = self.seconds()
+        self.model = copy.deepcopy(exact)
+        self._use(BFLOAT16)
+        if self.seconds() > slow:
+            self.model = exact
+            self._use(FLOAT32)
+
+    def seconds(self) -> float:
+        """Returns what a warm pass of eight pictures takes."""
+        pictures = [self.prepare(_GREY)] * FLOAT32.batch
+        self.encode_prepared(pictures)
+        start = time.perf_counter()
+        self.encode_prepared(pictures)
+        return time.perf_counter() - start
 
     @abstractmethod
     def load_model(self) -> Any:

@@ -6,16 +6,19 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from visrec_db import errors
-from visrec_db.encoders.encoder import Encoder, as_text
+from visrec_db.encoders import compiled
+from visrec_db.encoders.encoder import Encoder, as_text, load
 from visrec_db.models import models
 from visrec_db.pictures import files
 from visrec_db.pictures.images import Source
 from visrec_db.results import Embedding, Look
-from visrec_db.service import components, protocol
+from visrec_db.service import components, preparing, protocol
 from visrec_db.service.peer import Peer
+from visrec_db.service.preparing import Preparing
 from visrec_db.service.scheduler import LazyEncoder, Request, Result, Scheduler
 
 SENT = Embedding("", None)
@@ -31,12 +34,23 @@ class Service:
     def __init__(self) -> None:
         self.scheduler = Scheduler(decoders=max(2, len(os.sched_getaffinity(0))))
         self.one_child = asyncio.Semaphore(1)
+        self.preparing = Preparing()
         self._encoders: dict[tuple[str, str | None, str | None], LazyEncoder] = {}
 
-    def encoder(self, name: str, directory: str | None, fingerprint: str | None) -> LazyEncoder:
+    def encoder(
+        self, policy: Header, name: str, directory: str | None, fingerprint: str | None
+    ) -> LazyEncoder:
         """Returns the encoder of a registered model, which is loaded when it is needed."""
         key = (name, directory, fingerprint)
-        return self._encoders.setdefault(key, LazyEncoder(directory, fingerprint))
+        if key not in self._encoders:
+            loop = asyncio.get_running_loop()
+
+            def loaded(lazy: LazyEncoder) -> None:
+                loop.call_soon_threadsafe(self.preparing.consider, lazy, policy["roots"])
+
+            by = partial(load, cache=preparing.CACHE)
+            self._encoders[key] = LazyEncoder(directory, fingerprint, by, loaded=loaded)
+        return self._encoders[key]
 
     def status(self) -> dict[str, Any]:
         """Returns the loaded models, and how much was done."""
@@ -47,6 +61,9 @@ class Service:
                 "runtime": lazy.encoder.runtime,
                 "precision": lazy.encoder.precision,
                 "device": lazy.encoder.device,
+                **compiled.as_status(lazy.encoder.choice),
+                "compiling": lazy.compiling is not None,
+                "slow": lazy.slow,
             }
             for (name, _, fingerprint), lazy in self._encoders.items()
             if lazy.encoder is not None
@@ -105,7 +122,7 @@ class Conversation:
             self._ahead = None
 
     async def _images(self, header: Header, blobs: list[bytes]) -> None:
-        encoder = self._service.encoder(*header["model"])
+        encoder = self._service.encoder(header["policy"], *header["model"])
         work = self._take_ahead(header) if header["continues"] else None
         self.close()
         if work is None:
@@ -162,21 +179,27 @@ class Conversation:
 
     async def _text(self, header: Header, _: list[bytes]) -> None:
         embedding = await self._in_forward_thread(
-            header["model"], lambda encoder: as_text(encoder.encode_texts([header["query"]])[0])
+            header,
+            header["model"],
+            lambda encoder: as_text(encoder.encode_texts([header["query"]])[0]),
         )
         await self._peer.send({"embedding": embedding, "done": True})
 
     async def _warm(self, header: Header, _: list[bytes]) -> None:
-        dimension = await self._in_forward_thread(header["model"], lambda found: found.dimension)
+        dimension = await self._in_forward_thread(
+            header, header["model"], lambda found: found.dimension
+        )
         await self._peer.send({"dimension": dimension, "done": True})
 
     async def _inspect(self, header: Header, _: list[bytes]) -> None:
         name, directory = header["model"][:2]
         fingerprint = await self._in_a_thread(lambda: models.fingerprint(directory))
-        dimension = await self._in_forward_thread(
-            [name, directory, fingerprint], lambda found: found.dimension
-        )
-        await self._peer.send({"fingerprint": fingerprint, "dimension": dimension, "done": True})
+        model = [name, directory, fingerprint]
+        dimension = await self._in_forward_thread(header, model, lambda found: found.dimension)
+        lazy = self._service.encoder(header["policy"], *model)
+        slow = preparing.BEING_MADE if lazy.compiling else lazy.slow
+        answer = {"fingerprint": fingerprint, "dimension": dimension, "slow": slow}
+        await self._peer.send({**answer, "done": True})
 
     async def _components(self, header: Header, blobs: list[bytes]) -> None:
         dimension, dims = header["dimension"], header["dims"]
@@ -198,9 +221,11 @@ class Conversation:
     async def _in_a_thread(self, job: Callable[[], T]) -> T:
         return await self._peer.wait(asyncio.get_running_loop().run_in_executor(None, job))
 
-    async def _in_forward_thread(self, model: list[Any], use: Callable[[Encoder], T]) -> T:
+    async def _in_forward_thread(
+        self, header: Header, model: list[Any], use: Callable[[Encoder], T]
+    ) -> T:
         """Returns what ``use`` makes of the loaded encoder."""
-        lazy = self._service.encoder(*model)
+        lazy = self._service.encoder(header["policy"], *model)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 

@@ -28,6 +28,7 @@ SOCKET = f"{DIRECTORY}/visrec.sock"
 LOCK = f"{DIRECTORY}/visrec.lock"
 STARTING = f"{DIRECTORY}/visrec.starting"
 LOG = f"{DIRECTORY}/visrec.log"
+COMPILED = f"{DIRECTORY}/visrec-models"
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

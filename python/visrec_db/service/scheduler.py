@@ -45,17 +45,27 @@ WATCH_EVERY = 0.2
 MAX_LOST_THREADS = 4
 """Threads stuck in decoders with which the scheduler is worn out."""
 
+MOST_HELD = 60.0
+"""Seconds that bulk pictures wait for the compiled form, which makes good for them soon."""
+
 Result = Embedding | Look | errors.VisrecError
 
 
 @dataclass
 class LazyEncoder:
-    """A model that is loaded when the first picture needs it; one thread loads, others wait."""
+    """A model that is loaded when the first picture needs it; one thread loads, others wait.
+
+    ``loaded`` is called once it is, in the thread that loaded it. ``compiling``: since when torch
+    runs it until its compiled form is there. ``slow``: why it will go on so, and what to do.
+    """
 
     directory: str | None
     fingerprint: str | None = None
     load: Callable[[str | None, str | None], Encoder] = load
     encoder: Encoder | None = None
+    loaded: Callable[[LazyEncoder], None] = lambda _: None
+    compiling: float | None = None
+    slow: tuple[str, str] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _failed: tuple[float, errors.EncoderError] | None = None
 
@@ -73,7 +83,17 @@ class LazyEncoder:
                 except errors.EncoderError as error:
                     self._failed = (time.monotonic(), error)
                     raise
+                self.loaded(self)
             return self.encoder
+
+    def holds_bulk(self) -> bool:
+        """Returns whether bulk pictures had better wait for the compiled form."""
+        return self.compiling is not None and time.monotonic() - self.compiling < MOST_HELD
+
+    def replace(self, encoder: Encoder) -> None:
+        """Goes on with another form of the same model, which takes the same prepared pictures."""
+        with self._lock:
+            self.encoder, self.compiling, self.slow = encoder, None, None
 
 
 class Request:
@@ -92,6 +112,7 @@ class Request:
     ) -> None:
         self.encoder = encoder
         self.policy = policy
+        self.bulk = bulk
         self.small = not bulk and len(sources) <= MAX_SMALL_IMAGES
         self.cancelled = False
         self.progress = progress
@@ -253,7 +274,7 @@ class Scheduler:
             with self._condition:
                 self._forwarding = False
                 while not (self._jobs or (batch := self._next_batch())):
-                    self._condition.wait()
+                    self._condition.wait(WATCH_EVERY if self._ready[1] else None)
                 self._forwarding = True
                 job = self._jobs.popleft() if self._jobs else None
             if job is not None:
@@ -264,7 +285,7 @@ class Scheduler:
     def _next_batch(self) -> list[_Item]:
         """Returns what goes into a forward pass now; nothing if it is worth waiting."""
         small, bulk = self._ready
-        first = small[0] if small else bulk[0] if bulk else None
+        first = small[0] if small else next((item for item in bulk if not _held(item)), None)
         if first is None:
             return []
         size = _batch(first)
@@ -275,8 +296,8 @@ class Scheduler:
         encoder = first.request.encoder
         batch: list[_Item] = []
         for queue in (small, bulk):
-            kept = [item for item in queue if item.request.encoder is not encoder]
-            mine = [item for item in queue if item.request.encoder is encoder]
+            kept = [i for i in queue if i.request.encoder is not encoder or _held(i)]
+            mine = [i for i in queue if i.request.encoder is encoder and not _held(i)]
             taken = mine[: size - len(batch)]
             batch += taken
             queue.clear()
@@ -322,6 +343,12 @@ def _or_die(work: Callable[[], None]) -> None:
     except BaseException:
         traceback.print_exc()
         os._exit(1)
+
+
+def _held(item: _Item) -> bool:
+    lazy = item.request.encoder
+    wanted = not item.request.cancelled
+    return wanted and item.request.bulk and lazy is not None and lazy.holds_bulk()
 
 
 def _batch(item: _Item) -> int:

@@ -126,7 +126,9 @@ class Server:
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), 1.0)
-            if not self._busy and time.monotonic() - self._used > self._idle_seconds:
+            if self._busy or self._service.preparing.busy:
+                self._used = time.monotonic()
+            elif time.monotonic() - self._used > self._idle_seconds:
                 break
             if self._service.scheduler.ended():
                 await asyncio.sleep(0.2)  # what is answered goes out; the rest will be asked again
