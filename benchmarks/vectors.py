@@ -1,4 +1,4 @@
-"""Made-up vectors for measuring indexes: clustered, of unit length, the same each time."""
+"""Made-up vectors for measuring indexes: of unit length, the same each time."""
 
 from __future__ import annotations
 
@@ -45,6 +45,25 @@ def copies(
 ) -> Iterator[Vectors]:
     """Batches of unit vectors: of each picture so many copies, alike but for a little noise."""
     return clustered(rows, dimension, centres=max(rows // each, 1), noise=noise, seed=seed)
+
+
+def smooth(
+    rows: int, dimension: int = 512, inner: int = 24, noise: float = 0.3, seed: int = 1
+) -> Iterator[Vectors]:
+    """Batches of unit vectors without clusters, near a space of ``inner`` directions, plus noise.
+
+    Pictures' vectors vary in few directions, too. ``noise`` is the length of what is added to
+    vectors of length 1. However few rows a filter keeps, each has neighbours of all distances.
+    """
+    random = np.random.default_rng(seed)
+    directions = random.standard_normal((inner, dimension), dtype=np.float32)
+    for first in range(0, rows, BATCH):
+        count = min(BATCH, rows - first)
+        batch = random.standard_normal((count, inner), dtype=np.float32) @ directions
+        batch /= np.linalg.norm(batch, axis=1, keepdims=True)
+        added = random.standard_normal((count, dimension), dtype=np.float32)
+        batch += added * np.float32(noise / dimension**0.5)
+        yield batch / np.linalg.norm(batch, axis=1, keepdims=True)
 
 
 def kinds(rows: int) -> NDArray[np.int64]:

@@ -1,31 +1,41 @@
 -- Filters: which rows a search may return, as JSON. Names are checked against the table and quoted; values never
 -- become part of a statement: they are read out of the filter, which is its parameter $3.
 
-CREATE FUNCTION visrec._comparison(type oid, strategy integer) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('OPERATOR(%I.%s)', n.nspname, p.oprname)
-    FROM pg_type AS t
+CREATE FUNCTION visrec._comparisons(type oid) RETURNS jsonb
+-- Every filter asks: PL/pgSQL plans the statement once a session.
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    declared oid;
+BEGIN
     -- The type that the type's index operators are declared for: those of text serve varchar, and so on.
-    JOIN pg_opclass AS o ON o.opcdefault AND o.opcintype = CASE
+    declared := (SELECT CASE
         WHEN t.typtype = 'e' THEN 'anyenum'::regtype
         WHEN t.oid = 'varchar'::regtype THEN 'text'::regtype
         WHEN t.typcategory = 'A' THEN 'anyarray'::regtype
         WHEN t.typtype = 'r' THEN 'anyrange'::regtype
-        ELSE t.oid END
-    JOIN pg_am AS m ON m.oid = o.opcmethod AND m.amname = 'btree'
-    JOIN pg_amop AS a ON a.amopfamily = o.opcfamily AND a.amopstrategy = strategy
-        AND a.amoplefttype = o.opcintype AND a.amoprighttype = o.opcintype
-    JOIN pg_operator AS p ON p.oid = a.amopopr
-    JOIN pg_namespace AS n ON n.oid = p.oprnamespace
-    WHERE t.oid = visrec._base_type(type)
+        ELSE t.oid END FROM pg_type AS t WHERE t.oid = visrec._base_type(type));
+    RETURN (SELECT jsonb_object_agg(a.amopstrategy, format('OPERATOR(%I.%s)', n.nspname, p.oprname))
+            FROM pg_opclass AS o
+            JOIN pg_amop AS a ON a.amopfamily = o.opcfamily AND a.amoplefttype = o.opcintype AND a.amoprighttype = o.opcintype
+            JOIN pg_operator AS p ON p.oid = a.amopopr
+            JOIN pg_namespace AS n ON n.oid = p.oprnamespace
+            WHERE o.opcdefault AND o.opcintype = declared AND o.opcmethod = 403);       -- btree, by its fixed oid
+END
 $$;
-COMMENT ON FUNCTION visrec._comparison(oid, integer) IS
-    'A type''s operator by its B-tree strategy: 1 <, 2 <=, 3 =, 4 >=, 5 >; NULL where the type has no order.';
+COMMENT ON FUNCTION visrec._comparisons(oid) IS
+    'A type''s operators by their B-tree strategies: 1 <, 2 <=, 3 =, 4 >=, 5 >; NULL where the type has no order.';
 
-CREATE FUNCTION visrec._filter_column(relation regclass, name text) RETURNS pg_attribute
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION visrec._comparison(type oid, strategy integer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+RETURN visrec._comparisons(type) ->> strategy::text;
+COMMENT ON FUNCTION visrec._comparison(oid, integer) IS 'One of the operators of visrec._comparisons.';
+
+CREATE FUNCTION visrec._filter_column(relation regclass, name text, OUT type text, OUT operators jsonb, OUT as_text boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     found pg_attribute;
+    category "char";
+    base oid;
 BEGIN
     SELECT a.* INTO found FROM pg_attribute AS a
     WHERE a.attrelid = relation AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped;
@@ -33,24 +43,32 @@ BEGIN
         RAISE undefined_column USING
             MESSAGE = format('column "%s" in the filter does not exist in table "%s"', name, visrec._label(relation)),
             HINT = visrec._columns_hint(relation);
+    END IF;
+    SELECT t.typcategory, t.oid INTO category, base FROM pg_type AS t WHERE t.oid = visrec._base_type(found.atttypid);
+    operators := visrec._comparisons(base);
     -- As text a JSON string and a number are the same, and an array is no value.
-    ELSIF visrec._comparison(found.atttypid, 3) IS NULL OR visrec._base_type(found.atttypid) = 'jsonb'::regtype
-        OR EXISTS (SELECT FROM pg_type AS t WHERE t.oid = visrec._base_type(found.atttypid) AND t.typcategory IN ('A', 'R', 'C'))
-    THEN
+    IF operators IS NULL OR base = 'jsonb'::regtype OR category IN ('A', 'R', 'C') THEN
         RAISE feature_not_supported USING
             MESSAGE = format('cannot filter by column "%s" of type %s', name, format_type(found.atttypid, found.atttypmod));
     END IF;
-    RETURN found;
+    -- A value is not cut or rounded to fit a column of short texts, or a domain of round numbers, before it is compared.
+    as_text := base IN ('"char"'::regtype, 'name'::regtype);
+    IF as_text THEN
+        operators := visrec._comparisons('text'::regtype);
+    END IF;
+    type := CASE WHEN as_text THEN 'text' ELSE format_type(base, -1) END;
 END
 $$;
-COMMENT ON FUNCTION visrec._filter_column(regclass, text) IS 'A column that a filter may name, or an error.';
+COMMENT ON FUNCTION visrec._filter_column(regclass, text) IS
+    'The type to compare a column that a filter may name by, with the type''s operators as visrec._comparisons has them; as_text: '
+    'the column is cast to it. Or an error.';
 
 CREATE FUNCTION visrec._condition(relation regclass, filter jsonb) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     strategies CONSTANT jsonb := '{"lt": 1, "lte": 2, "gte": 4, "gt": 5}';
     conditions text[] := '{}';
-    held pg_attribute;
+    held record;
     name text;
     wanted jsonb;       -- {"operator": value, …}
     path text[];
@@ -58,7 +76,6 @@ DECLARE
     value jsonb;
     left_side text;
     right_side text;
-    type text;
     equals text;
 BEGIN
     IF jsonb_typeof(filter) <> 'object' THEN
@@ -68,9 +85,8 @@ BEGIN
     END IF;
     FOR name, wanted IN SELECT * FROM jsonb_each(filter) LOOP
         held := visrec._filter_column(relation, name);
-        type := format_type(held.atttypid, -1);
-        equals := visrec._comparison(held.atttypid, 3);
-        left_side := format('t.%I', name);
+        equals := held.operators ->> '3';
+        left_side := format(CASE WHEN held.as_text THEN 't.%I::text COLLATE "C"' ELSE 't.%I' END, name);
         path := ARRAY[name];
         IF wanted = '{}' THEN
             RAISE invalid_parameter_value USING
@@ -84,7 +100,7 @@ BEGIN
         FOR operator, value IN SELECT * FROM jsonb_each(wanted) LOOP
             -- Where the value stands in the filter, cast to the column's type.
             path := path[:1] || CASE WHEN cardinality(path) = 2 THEN ARRAY[operator] END;
-            right_side := format('($3 #>> %L)::%s', path, type);
+            right_side := format('($3 #>> %L)::%s', path, held.type);
             IF operator NOT IN ('eq', 'ne', 'in') AND NOT strategies ? operator THEN
                 RAISE invalid_parameter_value USING
                     MESSAGE = format('unknown filter operator "%s" for column "%s"', operator, name),
@@ -103,9 +119,9 @@ BEGIN
                 WHEN operator = 'eq' THEN format('%s %s %s', left_side, equals, right_side)
                 WHEN operator = 'ne' THEN format('(%1$s IS NULL OR NOT %1$s %2$s %3$s)', left_side, equals, right_side)
                 WHEN operator = 'in' THEN format('%s %s ANY (ARRAY(SELECT jsonb_array_elements_text($3 #> %L))::%s[])',
-                    left_side, equals, path, type)
+                    left_side, equals, path, held.type)
                 ELSE format('%s %s %s', left_side,
-                    visrec._comparison(held.atttypid, (strategies ->> operator)::integer), right_side)
+                    held.operators ->> (strategies ->> operator), right_side)
             END;
         END LOOP;
     END LOOP;
@@ -115,16 +131,3 @@ $$;
 COMMENT ON FUNCTION visrec._condition(regclass, jsonb) IS
     'A filter as a condition on the row t, with the filter itself as $3: {"column": value} for equality, null for IS '
     'NULL, {"column": {"operator": value}} with eq, ne, lt, lte, gt, gte, in; all of them must hold. ne holds for NULL, too.';
-
-CREATE FUNCTION visrec._estimate(n visrec._names, condition text, filter jsonb) RETURNS double precision
--- Volatile, since EXPLAIN is refused to others; it changes nothing.
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    plan json;
-BEGIN
-    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s AS t WHERE %s', n."table", condition) INTO plan
-    USING NULL::text, NULL::text, filter;
-    RETURN (plan #>> '{0,Plan,Plan Rows}')::double precision;
-END
-$$;
-COMMENT ON FUNCTION visrec._estimate(visrec._names, text, jsonb) IS 'How many rows the planner expects a filter to leave.';

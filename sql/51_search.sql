@@ -65,85 +65,29 @@ $$;
 COMMENT ON FUNCTION visrec._check_search(integer, double precision) IS
     'Raises an error unless k and max_distance are valid.';
 
-CREATE FUNCTION visrec._by_index(n visrec._names, query vector, excluded anyarray, k integer, filter jsonb, condition text,
-    share double precision, OUT ids anyarray, OUT distances double precision[])
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    parts record := visrec._index_parts(n);
-    asked record := visrec._index_pool(n);
-    breadth text := CASE asked.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END;
-    before text[];
-    pool integer;
-    broad integer;
-    found record;
-BEGIN
-    IF current_setting(breadth, true) IS NULL THEN
-        PERFORM visrec._cosine(query, query);       -- loads pgvector's library, which knows the setting
-    END IF;
-    before := ARRAY[current_setting(breadth), current_setting(asked.scan || '.iterative_scan')];
-    EXECUTE replace(format('SELECT %s, %s', asked.pool, asked.breadth), '$3', k::text) INTO pool, broad;
-    IF asked.scan = 'hnsw' THEN     -- it goes on until it has enough, but finds better ones when it begins broadly enough
-        broad := least(greatest(broad, 2 * pool / share), 1000);
-    END IF;
-    -- A larger setting of the session's is kept.
-    PERFORM set_config(breadth, greatest(before[1]::integer, broad)::text, true),
-        set_config(asked.scan || '.iterative_scan', CASE asked.scan WHEN 'hnsw' THEN 'strict_order' ELSE 'relaxed_order' END, true);
-    EXECUTE format('SELECT array_agg(s.id ORDER BY s.d, s.id) AS ids, array_agg(s.d ORDER BY s.d, s.id) AS distances '
-        'FROM (SELECT t.%1$s AS id, t.%2$s OPERATOR(%3$s.<=>) $1 AS d FROM %4$s AS t WHERE t.%2$s IS NOT NULL '
-        'AND NOT t.%1$s %5$s ANY ($2) AND %6$s ORDER BY %7$s %8$s %9$s LIMIT %10$s) AS s',
-        n.key, n.vector, n.vector_schema, n."table", n.equals, condition, format(parts.expression, 't.' || n.vector), parts.operator,
-        format(parts.expression, '$1'), pool)
-    INTO found USING query, excluded, filter;
-    PERFORM set_config(breadth, before[1], true), set_config(asked.scan || '.iterative_scan', before[2], true);
-    IF cardinality(found.ids) = pool AND found.distances[k] <> found.distances[k + 1] THEN
-        ids := found.ids[:k];
-        distances := found.distances[:k];
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION visrec._by_index(visrec._names, vector, anyarray, integer, jsonb, text, double precision) IS
-    'The k nearest of the rows that a filter leaves, by the attachment''s index; NULL where it ran dry before it had them, or '
-    'more are as near as the k-th. share: of the rows that the condition leaves.';
-
 CREATE FUNCTION visrec._nearest(n visrec._names, query vector, excluded anyarray, k integer, filter jsonb,
     max_distance double precision, OUT ids anyarray, OUT distances double precision[])
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 -- Costs are far from what these plans cost: compiling one takes longer than running it.
 SET jit = off AS $$
 DECLARE
-    -- So few rows are compared one by one in less time than the index takes to find k of them.
-    few CONSTANT double precision := 10000;
-    condition text := 'true';
-    estimate double precision;
-    share double precision := 1;
     found record;
 BEGIN
     PERFORM visrec._check_search(k, max_distance);
     IF filter IS NOT NULL THEN
-        condition := visrec._condition(n.relation, filter);
-        estimate := visrec._estimate(n, condition, filter);
-        SELECT estimate / greatest(c.reltuples, estimate, 1) INTO share FROM pg_class AS c WHERE c.oid = n.relation;
-    END IF;
-    -- More than 1000 the index does not find in one go.
-    IF n.index_method <> 'none' AND k < 1000 AND (estimate > few) IS NOT FALSE THEN
-        IF filter IS NULL THEN
-            EXECUTE format('SELECT f.ids, f.distances FROM visrec.%I($1, $2, $3, false) AS f', '_nearest_' || n.id) INTO found
-            USING query, excluded, k;
-        ELSE
-            found := visrec._by_index(n, query, excluded, k, filter, condition, share);
+        found := visrec._filtered(n, query, excluded, k, filter);
+        ids := found.ids;
+        distances := found.distances;
+    ELSE
+        IF n.index_method <> 'none' AND k < 1000 THEN       -- more than 1000 the index does not find in one go
+            EXECUTE format('SELECT f.ids, f.distances FROM visrec.%I($1, $2, $3, false) AS f', '_nearest_' || n.id)
+            INTO ids, distances USING query, excluded, k;
         END IF;
-        ids := found.ids;
-        distances := found.distances;
-    END IF;
-    IF ids IS NULL THEN
-        -- The sum keeps the index out.
-        EXECUTE format('SELECT array_agg(s.id ORDER BY s.d, s.id) AS ids, array_agg(s.d ORDER BY s.d, s.id) AS distances '
-            'FROM (SELECT t.%1$s AS id, (t.%2$s OPERATOR(%3$s.<=>) $1) + 0 AS d FROM %4$s AS t WHERE t.%2$s IS NOT NULL '
-            'AND NOT t.%1$s %5$s ANY ($2) AND %6$s ORDER BY d, t.%1$s LIMIT %7$s) AS s',
-            n.key, n.vector, n.vector_schema, n."table", n.equals, condition, k)
-        INTO found USING query, excluded, filter;
-        ids := found.ids;
-        distances := found.distances;
+        IF ids IS NULL THEN
+            found := visrec._by_row(n, query, excluded, k, filter, 'true', NULL);
+            ids := found.ids;
+            distances := found.distances;
+        END IF;
     END IF;
     IF max_distance IS NOT NULL THEN
         k := (SELECT count(*) FROM unnest(distances) AS d WHERE d <= max_distance);

@@ -1,0 +1,148 @@
+-- Searches under a filter: by the index or row by row, whichever costs less, and by the other where the guess was wrong.
+
+CREATE FUNCTION visrec._expected(n visrec._names, condition text, filter jsonb, OUT rows double precision,
+    OUT share double precision, OUT cost double precision)
+-- Volatile, since EXPLAIN is refused to others; it changes nothing.
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    plan json;
+    all_rows double precision;
+BEGIN
+    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s AS t WHERE %s', n."table", condition) INTO plan
+    USING NULL::text, NULL::text, filter;
+    rows := (plan #>> '{0,Plan,Plan Rows}')::double precision;
+    cost := (plan #>> '{0,Plan,Total Cost}')::double precision;
+    all_rows := (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = n.relation);
+    IF all_rows < 0 THEN        -- never analyzed: the planner goes by the table's size
+        EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s AS t', n."table") INTO plan;
+        all_rows := (plan #>> '{0,Plan,Plan Rows}')::double precision;
+    END IF;
+    share := rows / greatest(all_rows, rows, 1);
+END
+$$;
+COMMENT ON FUNCTION visrec._expected(visrec._names, text, jsonb) IS
+    'How many rows the planner expects a filter to leave, of all rows, and the cost of finding them in its own units.';
+
+CREATE FUNCTION visrec._costs(n visrec._names, pool integer, rows double precision, share double precision, cost double precision,
+    OUT by_index double precision, OUT by_row double precision, OUT per_visit double precision)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    dimension double precision := (SELECT m.dimension FROM visrec.model AS m WHERE m.name = n.model);
+BEGIN
+    -- Microseconds, measured by benchmarks/filtering.py; what counts is how they compare. A vector is fetched from TOAST.
+    by_row := 1.5 * cost + (4 + dimension / 600) * rows;
+    -- The index knows nothing of the filter: of the rows that it visits a share passes.
+    per_visit := CASE n.index_method WHEN 'hnsw_binary' THEN 4 WHEN 'ivfflat' THEN 0.5 ELSE 4 + dimension / 85 END;
+    by_index := per_visit * pool / greatest(share, 1e-9);
+END
+$$;
+COMMENT ON FUNCTION visrec._costs(visrec._names, integer, double precision, double precision, double precision) IS
+    'About how many microseconds it takes to find pool rows by the index, a visit to each costing per_visit, and to compare all '
+    'rows that a filter leaves; rows, share and cost as visrec._expected has them.';
+
+CREATE FUNCTION visrec._by_index(n visrec._names, query vector, excluded anyarray, k integer, filter jsonb, condition text,
+    share double precision, visits double precision, OUT ids anyarray, OUT distances double precision[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    parts record := visrec._index_parts(n);
+    asked record := visrec._index_pool(n);
+    settings CONSTANT text[] := ARRAY[CASE asked.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END,
+        asked.scan || '.iterative_scan', 'hnsw.max_scan_tuples'];
+    before text[];
+    pool integer;
+    broad integer;
+    found record;
+BEGIN
+    IF current_setting(settings[1], true) IS NULL THEN
+        PERFORM visrec._cosine(query, query);       -- loads pgvector's library, which knows the settings
+    END IF;
+    before := ARRAY(SELECT current_setting(s) FROM unnest(settings) AS s);
+    EXECUTE replace(format('SELECT %s, %s', asked.pool, asked.breadth), '$3', k::text) INTO pool, broad;
+    IF asked.scan = 'hnsw' THEN     -- it goes on until it has enough, but finds better ones when it begins broadly enough
+        broad := least(greatest(broad, pool / share), 1000);
+    END IF;
+    -- A larger setting of the session's is kept. Rows come nearly in order, and are sorted below.
+    PERFORM set_config(settings[1], greatest(before[1]::integer, broad)::text, true),
+        set_config(settings[2], 'relaxed_order', true),
+        set_config(settings[3], least(greatest(visits, 2 * broad), 2147483647)::integer::text, true);
+    EXECUTE format('SELECT array_agg(s.id ORDER BY s.d, s.id) AS ids, array_agg(s.d ORDER BY s.d, s.id) AS distances '
+        'FROM (SELECT t.%1$s AS id, t.%2$s OPERATOR(%3$s.<=>) $1 AS d FROM %4$s AS t WHERE t.%2$s IS NOT NULL '
+        'AND NOT t.%1$s %5$s ANY ($2) AND %6$s ORDER BY %7$s %8$s %9$s LIMIT %10$s) AS s',
+        n.key, n.vector, n.vector_schema, n."table", n.equals, condition, format(parts.expression, 't.' || n.vector), parts.operator,
+        format(parts.expression, '$1'), pool)
+    INTO found USING query, excluded, filter;
+    PERFORM set_config(s.name, s.value, true) FROM unnest(settings, before) AS s (name, value);
+    IF cardinality(found.ids) = pool AND found.distances[k] <> found.distances[k + 1] THEN
+        ids := found.ids[:k];
+        distances := found.distances[:k];
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._by_index(visrec._names, vector, anyarray, integer, jsonb, text, double precision, double precision) IS
+    'The k nearest of the rows that a filter leaves, by the attachment''s index; NULL where it visited as many rows as it may '
+    'before it had them, or more are as near as the k-th. share: of the rows that the condition leaves.';
+
+CREATE FUNCTION visrec._by_row(n visrec._names, query vector, excluded anyarray, k integer, filter jsonb, condition text,
+    most double precision, OUT ids anyarray, OUT distances double precision[], OUT more boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found record;
+BEGIN
+    -- The sum keeps the index out.
+    EXECUTE format('WITH d AS MATERIALIZED (SELECT t.%1$s AS id, (t.%2$s OPERATOR(%3$s.<=>) $1) + 0 AS d FROM %4$s AS t '
+        'WHERE t.%2$s IS NOT NULL AND NOT t.%1$s %5$s ANY ($2) AND %6$s%8$s) '
+        'SELECT array_agg(s.id ORDER BY s.d, s.id) AS ids, array_agg(s.d ORDER BY s.d, s.id) AS distances, '
+        '%9$s AS more FROM (SELECT * FROM d ORDER BY d.d, d.id LIMIT %7$s) AS s',
+        n.key, n.vector, n.vector_schema, n."table", n.equals, condition, k,
+        CASE WHEN most IS NOT NULL THEN format(' LIMIT %s', most::bigint + 1) ELSE '' END,
+        CASE WHEN most IS NOT NULL THEN format('(SELECT count(*) > %s FROM d)', most::bigint) ELSE 'false' END)
+    INTO found USING query, excluded, filter;
+    more := found.more;
+    IF NOT more THEN
+        ids := found.ids;
+        distances := found.distances;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._by_row(visrec._names, vector, anyarray, integer, jsonb, text, double precision) IS
+    'The k nearest of the rows that a filter leaves, by comparing each; nothing, and more, where there are more of them than most.';
+
+CREATE FUNCTION visrec._filtered(n visrec._names, query vector, excluded anyarray, k integer, filter jsonb,
+    OUT ids anyarray, OUT distances double precision[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    condition CONSTANT text := visrec._condition(n.relation, filter);
+    -- More than 1000 the index does not find in one go.
+    indexed CONSTANT boolean := n.index_method <> 'none' AND k < 1000;
+    expected record;
+    costs record;
+    most double precision;
+    found record;
+BEGIN
+    IF indexed THEN
+        expected := visrec._expected(n, condition, filter);
+        costs := visrec._costs(n, k + 1, expected.rows, expected.share, expected.cost);
+        IF costs.by_index < costs.by_row THEN
+            -- When it has cost as much as the other way would, the filter was not what it was taken for.
+            SELECT f.ids, f.distances INTO ids, distances
+            FROM visrec._by_index(n, query, excluded, k, filter, condition, expected.share, costs.by_row / costs.per_visit) AS f;
+        ELSE
+            most := 1000 + 4 * expected.rows;
+        END IF;
+    END IF;
+    IF ids IS NULL THEN
+        found := visrec._by_row(n, query, excluded, k, filter, condition, most);
+        IF found.more THEN      -- many more than the planner expected: its statistics are old, or columns depend on each other
+            found := visrec._by_index(n, query, excluded, k, filter, condition, 1, 20000);
+            IF found.ids IS NULL THEN
+                found := visrec._by_row(n, query, excluded, k, filter, condition, NULL);
+            END IF;
+        END IF;
+        ids := found.ids;
+        distances := found.distances;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._filtered(visrec._names, vector, anyarray, integer, jsonb) IS
+    'The keys and distances of the k nearest of the rows that a filter leaves: by the index or row by row, whichever should cost '
+    'less, and then the other way where the guess was wrong.';
