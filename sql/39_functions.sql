@@ -13,6 +13,7 @@ DECLARE
     n visrec._names := visrec._resolve(%1$s, true);
     keys pg_catalog.text[];
     new_keys pg_catalog.text[];
+    copied boolean;
 BEGIN
     IF n.id IS NULL THEN
         IF TG_NAME OPERATOR(pg_catalog.<>) 'visrec_%1$s_later' THEN
@@ -23,8 +24,11 @@ BEGIN
         PERFORM visrec._check_caller(n, TG_RELID);
     END IF;
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        EXECUTE visrec._inserted_keys(n) INTO keys, new_keys;
-        IF new_keys IS NOT NULL THEN        -- of copies
+        EXECUTE visrec._inserted_keys(n) INTO keys, copied;
+        IF copied THEN
+            EXECUTE visrec._copied_keys(n) INTO keys, new_keys;
+        END IF;
+        IF new_keys IS NOT NULL THEN
             PERFORM visrec._take_copied(n, new_keys, pg_catalog.current_schemas(false));
         END IF;
         PERFORM visrec._embed_rows(n, keys, pg_catalog.current_schemas(false));

@@ -47,14 +47,24 @@ COMMENT ON FUNCTION visrec._cannot_embed(integer, regclass, text, text) IS
 CREATE FUNCTION visrec._inserted_keys(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    RETURN format('SELECT pg_catalog.array_agg(%1$s) FILTER (WHERE t.%2$s IS NULL), pg_catalog.bool_or(t.%2$s IS NOT NULL) FROM new_rows AS t '
+        'WHERE CASE WHEN t.%2$s IS NULL THEN %4$s ELSE t.%3$s[1] IS NOT NULL END', n.key_text, n.vector, n.source, n.has_image);
+END
+$$;
+COMMENT ON FUNCTION visrec._inserted_keys(visrec._names) IS
+    'The statement for the keys of inserted rows that are to be embedded, and whether others came with the vector of an image; for '
+    'the trigger function, which sees new_rows.';
+
+CREATE FUNCTION visrec._copied_keys(n visrec._names) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
     RETURN format('SELECT pg_catalog.array_agg(%1$s) FILTER (WHERE %2$s), pg_catalog.array_agg(%1$s) FILTER (WHERE t.%3$s IS NOT NULL) '
         'FROM new_rows AS t WHERE CASE WHEN t.%3$s IS NULL THEN %2$s ELSE %4$s END',
         n.key_text, n.has_image, n.vector, visrec._of_another(n));
 END
 $$;
-COMMENT ON FUNCTION visrec._inserted_keys(visrec._names) IS
-    'The statement for the keys of inserted rows that are to be embedded, and of those that came with the vector of another image; for '
-    'the trigger function, which sees new_rows.';
+COMMENT ON FUNCTION visrec._copied_keys(visrec._names) IS
+    'The statement for the keys of inserted rows that are to be embedded, and of those that came with the vector of another image.';
 
 CREATE FUNCTION visrec._take_copied(n visrec._names, keys text[], schemas name[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

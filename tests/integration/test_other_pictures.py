@@ -464,15 +464,3 @@ def test_a_copied_vector_that_the_owner_cannot_remove_fails_the_insert(clones):
     finally:
         clones.execute("DROP OWNED BY visrec_owner CASCADE")
         clones.execute("DROP ROLE visrec_owner")
-
-
-def test_a_name_after_a_column_that_was_dropped_and_added_is_asked_for(detached, restore):
-    """A vector column after its column of sources: its number says nothing in a dump."""
-    detached.execute("ALTER TABLE r DROP content_vector, ADD content_vector vector(512)")
-    detached.execute("SELECT visrec.attach('r', model => 'pixels')")
-    detached.execute("ALTER TABLE r ADD other vector(512)")
-    detached.execute("CALL visrec.backfill('r')")
-    change(detached)
-    restored = restore()
-    attach_again(restored, "content_vector")
-    assert len(sources(restored)) == 1
