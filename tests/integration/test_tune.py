@@ -108,7 +108,7 @@ def test_other_indexes(items):
         with items.transaction():
             items.execute(f"CALL visrec.reindex('items', '{method}')")
         assert attached(items) == (0.5, None)  # another index: another matter
-        widths = items.execute("SELECT width, kept FROM visrec.tune('items')").fetchall()
+        widths = items.execute("SELECT width, kept FROM visrec.tune('items', '5 s')").fetchall()
         assert widths[0][0] == least
         [(found, width)] = items.execute(
             "SELECT recall, width FROM visrec.recall('items')"

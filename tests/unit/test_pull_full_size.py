@@ -41,3 +41,4 @@ def test_a_full_size_clip_is_fetched_once_and_compiled(tmp_path: Path) -> None:
     assert loaded.encode_texts(["a red shoe"]).shape == (1, 512)
     print(f"{loaded.runtime}: {1000 * (time.perf_counter() - start):.0f} ms for a text")
     hub.shutdown()
+    hub.socket.close()

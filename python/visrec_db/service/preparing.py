@@ -66,7 +66,10 @@ class Preparing:
         self, lazy: LazyEncoder, directory: str, fingerprint: str, roots: Sequence[str]
     ) -> None:
         async with self._one:
-            answer = await _run_child(directory, fingerprint, roots)
+            try:
+                answer = await _run_child(directory, fingerprint, roots)
+            except OSError as error:  # no process, no memory
+                answer = {"reason": f"its compiled form cannot be made: {error}"}
         if "reason" not in answer:
             loop = asyncio.get_running_loop()
             try:
