@@ -91,20 +91,20 @@ install_torch_for_cpus() {
     local pin=$1
     pip_install --no-deps --timeout 15 --retries 2 --index-url "$cpu_index" "$pin+cpu" 2>"$log" && return
     pip_install --no-deps "$pin+cpu" 2>>"$log" && return
-    if ! pip install -qq --disable-pip-version-check --dry-run --report "$log.json" "$pin" 2>>"$log"; then
-        cat "$log" >&2
-        return 1
-    fi
-    # shellcheck disable=SC2016  # Python
-    if ! "$python" -c 'import json, sys
-sys.exit(any(item["metadata"]["name"].startswith(("nvidia-", "cuda-")) for item in json.load(sys.stdin)["install"]))' \
-        <"$log.json"; then
-        grep -m 1 -i 'error' "$log" >&2 || true
-        echo "$cpu_index is out of reach, and where pip looks instead torch comes with CUDA only" >&2
+    if brings_cuda "$pin"; then
+        grep -iE 'error|retrying' "$log" | tail -n 3 >&2 || true
+        echo "$cpu_index is out of reach or has no $pin for this Python; where pip looks else, it comes with CUDA" >&2
         reason='PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS to where a build for CPUs is; or TORCH=cuda (5.4 GB); or TORCH=none'
         return 1
     fi
     pip_install "$pin"
+}
+
+# On x86-64 it does, and to ask pip would fetch some of it where the index has no metadata apart.
+brings_cuda() {
+    [ "$(uname -m)" != x86_64 ] || return 0
+    pip install -qq --disable-pip-version-check --dry-run --report "$log.json" "$1" 2>>"$log" || return 0
+    grep -qE '"name": "(nvidia|cuda)-' "$log.json"
 }
 
 echo "making the Python environment $directory (${size:+$size; }this may take minutes)"

@@ -20,26 +20,30 @@ if TYPE_CHECKING:
 
 # name: Debian's release, what is there beforehand, the steps.
 TREES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "12": ("bookworm", (), ("demo", "test", "test-no-bf16", "test-no-vnni")),
+    "12": ("bookworm", (), ("demo", "venv", "test", "test-no-bf16", "test-no-vnni")),
     "12-server": (
         "bookworm",
         ("postgresql-15", "libpq-dev"),
         ("serve", "deps", "install", "demo", "test", "uninstall"),
     ),
-    "13": ("trixie", (), ("demo", "test")),
-    "forky": ("forky", (), ("demo", "test")),
+    "13": ("trixie", (), ("demo", "venv", "test")),
+    "forky": ("forky", (), ("demo", "venv", "test")),
     "container": ("bookworm", (), ("image", "container")),
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make matrix", description=__doc__)
-    parser.add_argument("trees", nargs="*", metavar="TREE", help=f"of {', '.join(TREES)}; default: all")
+    parser.add_argument(
+        "trees", nargs="*", metavar="TREE", help=f"of {', '.join(TREES)}; default: all"
+    )
     parser.add_argument("--steps", help="only these, by commas")
     parser.add_argument("--tests", default="", help="for make test, as TESTS")
     parser.add_argument("--torch", default="", help="for make, as TORCH")
     parser.add_argument("--keep", action="store_true", help="go on with trees that are there")
-    parser.add_argument("--share", action="store_true", help="one cache for all; nothing is said of sizes")
+    parser.add_argument(
+        "--share", action="store_true", help="one cache for all; nothing is said of sizes"
+    )
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp/visrec-matrix"))
     options = parser.parse_args()
     if unknown := set(options.trees) - set(TREES):
@@ -53,9 +57,15 @@ def main() -> int:
             suite,
             packages,
             options.directory / "cache" if options.share else None,
-            {"PIP_LOG": "/var/log/pip.log", "MATRIX_TORCH": options.torch, "MATRIX_TESTS": options.tests},
+            {
+                "PIP_LOG": "/var/log/pip.log",
+                "MATRIX_TORCH": options.torch,
+                "MATRIX_TESTS": options.tests,
+            },
         )
-        chosen = [step for step in its_steps if not options.steps or step in options.steps.split(",")]
+        chosen = [
+            step for step in its_steps if not options.steps or step in options.steps.split(",")
+        ]
         table += run_tree(name, tree, chosen, keep=options.keep)
     show(table)
     return int(any(row[2] == "FAILED" for row in table))
@@ -89,7 +99,10 @@ def timed(
     sizes = ("", "")
     if before is not None:
         fetched = tree.fetched()
-        sizes = (f"{fetched / 1e6:.0f} MB" if fetched else "", f"{(tree.size() - before) / 1e6:.0f} MB")
+        sizes = (
+            f"{fetched / 1e6:.0f} MB" if fetched else "",
+            f"{(tree.size() - before) / 1e6:.0f} MB",
+        )
     row = (name, step, outcome, seconds, *sizes)
     print(" ".join(row), flush=True)
     return row
@@ -99,7 +112,11 @@ def show(table: list[tuple[str, ...]]) -> None:
     heads = ("tree", "step", "", "took", "fetched", "on disk")
     widths = [max(len(row[column]) for row in (heads, *table)) for column in range(len(heads))]
     for row in (heads, tuple("-" * width for width in widths), *table):
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+        print(
+            "| "
+            + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            + " |"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 CERTIFICATES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-PIP_FILES = (Path("/etc/pip.conf"), Path.home() / ".config/pip/pip.conf", Path.home() / ".pip/pip.conf")
+PIP_FILES = (
+    Path("/etc/pip.conf"),
+    Path.home() / ".config/pip/pip.conf",
+    Path.home() / ".pip/pip.conf",
+)
 INSIDE = Path("/etc/visrec-matrix")  # where a tree has its copies
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.matrix import containers
+from tests.matrix.image import build
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+    from tests.matrix.image import Stage
     from tests.matrix.tree import Tree
 
 BF16 = ("amx_bf16", "avx512_bf16", "bf16")
@@ -27,6 +32,11 @@ def must(tree: Tree, command: str, user: str = "root") -> None:
 def demo(tree: Tree) -> None:
     """As README shows it, with the model that has no weights. Needs no torch."""
     must(tree, "make demo MODEL=pixels")
+
+
+def venv(tree: Tree) -> None:
+    """With torch: what the demo of CLIP needs from nothing, but for CLIP."""
+    must(tree, MAKE + " venv")
 
 
 def test(tree: Tree) -> None:
@@ -90,7 +100,10 @@ def install(tree: Tree) -> None:
     """README's section, in the database of the server that was there."""
     before = _kept(tree)
     must(tree, "make deps venv TORCH=none && make && make install")
-    must(tree, "/usr/local/lib/visrec/venv/bin/python demo/draw_pictures.py /var/lib/visrec/images --count 48")
+    must(
+        tree,
+        "/usr/local/lib/visrec/venv/bin/python demo/draw_pictures.py /var/lib/visrec/images --count 48",
+    )
     must(tree, "psql -d shop -v ON_ERROR_STOP=1 -f tests/matrix/shop.sql", "postgres")
     found = tree.ask(f"{SERVED} 'SELECT count(*) FROM similar_posts(1, 5)'", "postgres")
     if found != "5":
@@ -108,14 +121,56 @@ def uninstall(tree: Tree) -> None:
             raise Failed(f"make uninstall said nothing of {fact}: {said}")
     must(tree, "[ ! -e /usr/local/lib/visrec/python ] && [ ! -e /usr/local/bin/visrec ]")
     must(tree, "[ -e /usr/lib/postgresql/15/lib/vector.so ]")  # the database uses it
-    must(tree, "psql -d shop -v ON_ERROR_STOP=1 -c 'DROP EXTENSION visrec' -c 'DROP EXTENSION vector CASCADE'", "postgres")
+    must(
+        tree,
+        "psql -d shop -v ON_ERROR_STOP=1 -c 'DROP EXTENSION visrec' -c 'DROP EXTENSION vector CASCADE'",
+        "postgres",
+    )
     must(tree, "make uninstall")
     must(tree, "[ ! -e /usr/lib/postgresql/15/lib/vector.so ] && [ ! -e /usr/local/lib/visrec ]")
     _unharmed(tree, before)
 
 
+# --- the image ---------------------------------------------------------------------
+
+PORT = "54490"  # containers have 5432 to themselves; a tree shares the machine's
+
+
+def image(tree: Tree) -> None:
+    """Dockerfile.postgres to its last line, on a tree like the image it begins with."""
+    containers.be_like_the_base(tree)
+    _built[tree.root] = build(
+        tree, containers.variables(tree), {"TORCH": tree.settings["MATRIX_TORCH"] or "cpu"}
+    )
+
+
+def container(tree: Tree) -> None:
+    """README's one command: the database is made, the server is healthy, similar_posts answers."""
+    stage = _built[tree.root]
+    here = stage.tree
+    before = containers.server_version(tree)
+    if containers.server_version(here) != before:
+        raise Failed(f"the server was {before} and is {containers.server_version(here)}")
+    asked = {**stage.variables, "VISREC_EXAMPLE": "yes", "PGPORT": PORT}
+    here.settings |= asked
+    must(
+        here, "bash /srv/visrec/tests/matrix/entrypoint.sh /docker-entrypoint-initdb.d", "postgres"
+    )
+    here.start(
+        'exec postgres -c listen_addresses=127.0.0.1 -c shared_preload_libraries=""', "postgres"
+    )
+    must(here, f"for n in $(seq 100); do {stage.healthcheck} && exit 0; sleep 0.2; done; exit 1")
+    found = here.ask("psql -AtX -c 'SELECT count(*) FROM similar_posts(1, 5)'", "postgres")
+    if found != "5":
+        raise Failed(f"similar_posts gave {found} rows, not 5")
+    must(here, "pg_ctl stop -w -m fast", "postgres")
+
+
+_built: dict[Path, Stage] = {}
+
 STEPS: dict[str, Callable[[Tree], None]] = {
     "demo": demo,
+    "venv": venv,
     "test": test,
     "test-no-bf16": test_without_bf16,
     "test-no-vnni": test_without_vnni,
@@ -123,4 +178,6 @@ STEPS: dict[str, Callable[[Tree], None]] = {
     "deps": deps,
     "install": install,
     "uninstall": uninstall,
+    "image": image,
+    "container": container,
 }

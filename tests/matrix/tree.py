@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import subprocess
 import time
@@ -51,8 +51,10 @@ class Tree:
             )  # fmt: skip
         self._furnish()
         self.enter()
-        done = self.run("apt-get update -qq && apt-get install -y -qq --no-install-recommends"
-                        f" make procps util-linux {' '.join(self.packages)}")
+        done = self.run(
+            "apt-get update -qq && apt-get install -y -qq --no-install-recommends"
+            f" make procps util-linux {' '.join(self.packages)}"
+        )
         assert done == 0, f"{self.suite} could not be furnished: see {self.log}"
         for cache in CACHES:
             if not self.cache:
@@ -136,8 +138,14 @@ class Tree:
         with self.log.open("ab") as log:
             return self._start(command, user, log)
 
-    def _start(self, command: str, user: str, output: object, **more: str) -> subprocess.Popen[bytes]:
-        become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+    def _start(
+        self, command: str, user: str, output: object, **more: str
+    ) -> subprocess.Popen[bytes]:
+        become = (
+            []
+            if user == "root"
+            else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        )
         variables = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root" if user == "root" else "/",
@@ -154,7 +162,8 @@ class Tree:
 
     def size(self) -> int:
         """Bytes on disk, without caches, package lists, the repository's copy and /tmp."""
-        skipped = (*CACHES, "var/lib/apt/lists", "var/tmp", "tmp", SOURCE)
+        elsewhere = [str(directory.relative_to("/")) for directory in host.directories()]
+        skipped = (*CACHES, *elsewhere, "var/lib/apt/lists", "var/tmp", "tmp", SOURCE)
         out = subprocess.run(
             ["du", "-sxk", *(f"--exclude={self.root / name}" for name in skipped), self.root],
             capture_output=True, text=True, check=False,
@@ -165,17 +174,11 @@ class Tree:
         """Bytes of packages fetched so far; None where the cache is shared."""
         if self.cache:
             return None
-        total = 0
-        for name in CACHES:
-            for file in (self.root / name).rglob("*"):
-                if file.is_file():
-                    total += file.stat().st_size
-        for line in _lines(self.root / "var/log/pip.log"):  # from directories of this machine
-            word = line.partition("Processing ")[2].split(" ")[0].strip()
-            if word.startswith("/") and os.path.isfile(word):
-                total += os.path.getsize(word)
+        total = sum(file.stat().st_size for file in (self.root / CACHES[0]).glob("*.deb"))
+        log = self.root / "var/log/pip.log"
+        for line in log.read_text(errors="replace").splitlines() if log.exists() else []:
+            if size := re.search(r"Downloading .* \(([\d.]+) ([kMG]?)B\)", line):
+                total += int(float(size[1]) * 1000 ** " kMG".index(size[2] or " "))
+            elif (taken := re.search(r"Processing (/\S+)", line)) and Path(taken[1]).is_file():
+                total += Path(taken[1]).stat().st_size  # from a directory of this machine
         return total
-
-
-def _lines(file: Path) -> list[str]:
-    return file.read_text(errors="replace").splitlines() if file.exists() else []

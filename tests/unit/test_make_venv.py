@@ -19,7 +19,7 @@ case " $* " in
     *" --no-deps torch=="*+cpu*) exit {elsewhere} ;;
     *" --report "*)
         while [ "$1" != --report ]; do shift; done
-        echo '{{"install": [{{"metadata": {{"name": "torch"}}}}, {{"metadata": {{"name": "{besides}"}}}}]}}' >"$2" ;;
+        echo '"name": "torch" "name": "{besides}"' >"$2" ;;
 esac
 """
 
@@ -27,7 +27,18 @@ esac
 class Machine:
     """A machine on which only ``pip`` says what can be had. 0: it can, 1: it cannot."""
 
-    def __init__(self, root: Path, pytorch: int = 0, elsewhere: int = 1, besides: str = "sympy"):
+    def __init__(
+        self,
+        root: Path,
+        pytorch: int = 0,
+        elsewhere: int = 1,
+        besides: str = "sympy",
+        processor: str = "aarch64",
+    ) -> None:
+        (root / "bin").mkdir()
+        uname = root / "bin" / "uname"
+        uname.write_text(f"#!/bin/sh\necho {processor}\n")
+        uname.chmod(0o755)
         self.root = root
         self.environment = root / "home" / "venv"
         self.scripts = root / "scripts"
@@ -40,8 +51,8 @@ class Machine:
         python = root / "python3"  # the system's
         python.write_text(
             "#!/bin/sh\n"
-            f'case "$*" in -VV) echo 3 ;; "-m venv "*) mkdir -p "$3/bin"; cp {fake} "$3/bin/python" ;;'
-            ' *) exec /usr/bin/python3 "$@" ;; esac\n'
+            'case "$*" in -VV) echo 3 ;; "-m venv "*) mkdir -p "$3/bin"\n'
+            f'cp {fake} "$3/bin/python" ;; esac\n'
         )
         python.chmod(0o755)
         script = self.scripts / "make-venv.sh"
@@ -52,7 +63,11 @@ class Machine:
         requirements = REPOSITORY / "requirements" / "runtime.txt"
         return subprocess.run(
             [self.scripts / "make-venv.sh", self.environment, requirements, "--torch", torch],
-            env={**os.environ, "VISREC_ROOT": str(self.root)},
+            env={
+                **os.environ,
+                "VISREC_ROOT": str(self.root),
+                "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
+            },
             capture_output=True,
             text=True,
             check=False,
@@ -90,19 +105,23 @@ def test_where_that_index_is_out_of_reach_pips_own_way_is_taken(tmp_path: Path) 
 
 
 def test_a_build_without_cuda_is_taken_under_any_version(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, pytorch=1)  # as on arm64
+    machine = Machine(tmp_path, pytorch=1)
     assert machine.make().returncode == 0
     assert machine.kind() == "cpu"
 
 
-def test_cuda_is_never_fetched_unasked(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, pytorch=1, besides="nvidia-cudnn-cu13")
+@pytest.mark.parametrize(
+    ("processor", "besides"), [("x86_64", "sympy"), ("aarch64", "nvidia-cudnn-cu13")]
+)
+def test_cuda_is_never_fetched_unasked(tmp_path: Path, processor: str, besides: str) -> None:
+    machine = Machine(tmp_path, pytorch=1, besides=besides, processor=processor)
     done = machine.make()
     assert done.returncode == 1
-    assert "torch comes with CUDA only" in done.stderr
+    assert "comes with CUDA" in done.stderr
     assert "TORCH=cuda" in done.stderr
     assert not machine.environment.exists()
-    assert "--dry-run" in machine.asked_of_pip()[-1]
+    real = [line for line in machine.asked_of_pip() if "--dry-run" not in line]
+    assert all("+cpu" in line for line in real)
     done = machine.make("cuda")
     assert done.returncode == 0, done.stderr
     assert "2.9 GB to fetch" in done.stdout
