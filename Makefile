@@ -25,6 +25,9 @@ IMAGES =
 MODEL =
 # Pictures that `make bench` embeds, instead of 1000.
 N =
+# The trees of `make matrix`, instead of all; its other arguments.
+TREES =
+MATRIX =
 # How long `make soak` takes, instead of 15; another seed than 1.
 MINUTES =
 SEED =
@@ -112,7 +115,7 @@ endif
 
 # What people use -----------------------------------------------------------------------
 
-.PHONY: help deps venv test test-slow soak demo demo-stop bench lint format FORCE
+.PHONY: help deps venv test test-slow soak demo demo-stop bench matrix lint format FORCE
 
 help: ## this list
 	@echo 'make; make install; make installcheck; make uninstall; make clean: as with any PGXS extension'
@@ -146,11 +149,14 @@ demo-stop: ## stop the demo's PostgreSQL and remove it
 bench: installed ## measure speed, waits, memory and parity; N=200 takes 200 pictures, not 1000
 	@scripts/bench.sh '$(VISREC_HOME)/venv/bin/python' $(if $(N),--pictures '$(N)')
 
+matrix: ## install, demo and tests in clean Debian trees (hours); TREES="12 13" for some
+	@scripts/matrix.sh $(if $(TORCH),--torch '$(TORCH)') $(if $(TESTS),--tests '$(TESTS)') $(MATRIX) $(TREES)
+
 lint: dev-venv ## check formatting, style, types, shell scripts and versions
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
-	.venv/bin/shellcheck scripts/* .ci/run
+	.venv/bin/shellcheck scripts/* docker/*.sh tests/matrix/*.sh .ci/run
 	scripts/check-version.sh '$(EXTVERSION)' $(SQL_PARTS)
 
 format: dev-venv ## format the Python code

@@ -22,12 +22,12 @@ done
 
 if [ "${VISREC_EXAMPLE:-}" = yes ]; then
     # The paths come from psql's variable: what is read there is not the server's business.
-    visrec_psql -v pictures="$(cd /usr/local/share/visrec/example && ls -d ./*/*.jpg | sed 's|^\./||')" <<'SQL'
+    visrec_psql -v pictures="$(cd /usr/local/share/visrec/example && printf '%s\n' */*.jpg)" <<'SQL'
 SELECT visrec.set('image_roots', '/var/lib/visrec/images:/usr/local/share/visrec/example');
 CREATE TABLE posts (id bigint PRIMARY KEY, image_path text, title text, category text, price numeric);
 SELECT visrec.attach('posts', model => 'pixels', show_columns => '{title}');
 INSERT INTO posts
-SELECT n, path, initcap(translate(split_part(split_part(path, '/', 2), '.', 1), '-', ' ')), split_part(path, '/', 1), 10 * n
+SELECT n, path, initcap(split_part(path, '-', 2)) || ' ' || split_part(path, '/', 1), split_part(path, '/', 1), 10 * n
 FROM string_to_table(:'pictures', E'\n') WITH ORDINALITY AS p (path, n);
 SQL
 fi

@@ -20,7 +20,7 @@ def be_like_the_base(tree: Tree) -> None:
     done = tree.run(
         "groupadd -r postgres --gid=999"
         " && useradd -r -g postgres --uid=999 -d /var/lib/postgresql -s /bin/bash postgres"
-        " && cd / && install -d -o postgres -g postgres -m 1777 var/lib/postgresql var/lib/postgresql/data"
+        " && cd /var/lib && install -d -o postgres -g postgres -m 1777 postgresql postgresql/data"
         " && mkdir -p /etc/postgresql-common/createcluster.d /docker-entrypoint-initdb.d"
         " && echo 'create_main_cluster = false'"
         " >/etc/postgresql-common/createcluster.d/none.conf"

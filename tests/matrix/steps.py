@@ -102,7 +102,8 @@ def install(tree: Tree) -> None:
     must(tree, "make deps venv TORCH=none && make && make install")
     must(
         tree,
-        "/usr/local/lib/visrec/venv/bin/python demo/draw_pictures.py /var/lib/visrec/images --count 48",
+        "/usr/local/lib/visrec/venv/bin/python demo/draw_pictures.py"
+        " /var/lib/visrec/images --count 48",
     )
     must(tree, "psql -d shop -v ON_ERROR_STOP=1 -f tests/matrix/shop.sql", "postgres")
     found = tree.ask(f"{SERVED} 'SELECT count(*) FROM similar_posts(1, 5)'", "postgres")
@@ -123,7 +124,8 @@ def uninstall(tree: Tree) -> None:
     must(tree, "[ -e /usr/lib/postgresql/15/lib/vector.so ]")  # the database uses it
     must(
         tree,
-        "psql -d shop -v ON_ERROR_STOP=1 -c 'DROP EXTENSION visrec' -c 'DROP EXTENSION vector CASCADE'",
+        "psql -d shop -v ON_ERROR_STOP=1 -c 'DROP EXTENSION visrec'"
+        " -c 'DROP EXTENSION vector CASCADE'",
         "postgres",
     )
     must(tree, "make uninstall")
