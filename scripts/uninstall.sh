@@ -7,7 +7,7 @@ set -euo pipefail
 
 home=$1 bin=$2 data=$3
 record=$home/installed-by-make-deps
-sockets=/var/run/postgresql
+sockets=${VISREC_ROOT:-}/var/run/postgresql       # VISREC_ROOT: only tests set it
 
 as_postgres() {
     if [ "$(id -u)" -eq 0 ]; then
