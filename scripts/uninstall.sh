@@ -17,7 +17,7 @@ as_postgres() {
     fi
 }
 
-ask() { PGCONNECT_TIMEOUT=5 as_postgres psql -XAtq -h "$sockets" -p "$1" -d "$2" -c "$3" 2>/dev/null; }
+ask() { PGCONNECT_TIMEOUT=5 PGOPTIONS='-c search_path=pg_catalog' as_postgres psql -XAtq -h "$sockets" -p "$1" -d "$2" -c "$3" 2>/dev/null; }
 
 # --- who uses it -----------------------------------------------------------------
 
