@@ -16,4 +16,6 @@ if ! command -v mmdebstrap >/dev/null; then
     exit 1
 fi
 export PYTHONDONTWRITEBYTECODE=1
-exec unshare --mount --pid --fork --mount-proc --kill-child /usr/bin/python3 -m tests.matrix "$@"
+# The shell is process 1 there, and takes orphans' deaths: two commands, so that it stays.
+exec unshare --mount --pid --fork --mount-proc --kill-child \
+    /bin/bash -c '/usr/bin/python3 -m tests.matrix "$@"; exit $?' matrix "$@"
