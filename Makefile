@@ -15,6 +15,9 @@ VISREC_BIN = /usr/local/bin
 # Where images and models are looked for, unless visrec.setting says otherwise.
 VISREC_DATA = /var/lib/visrec
 
+# torch in the server's Python environment: cpu, cuda, none. Unsaid: what is there; else cuda
+# beside an NVIDIA driver, cpu without.
+TORCH =
 # A test file, or other arguments for pytest: `make test TESTS=tests/unit`.
 TESTS =
 # For the demo: a directory of pictures instead of drawn ones; a model instead of CLIP.
@@ -22,9 +25,18 @@ IMAGES =
 MODEL =
 # Pictures that `make bench` embeds, instead of 1000.
 N =
+# The trees of `make matrix`, instead of all; its other arguments.
+TREES =
+MATRIX =
 # How long `make soak` takes, instead of 15; another seed than 1.
 MINUTES =
 SEED =
+# The demo of `pixels` needs no torch.
+ifeq ($(MAKECMDGOALS) $(MODEL),demo pixels)
+TORCH = any
+endif
+# `make uninstall PGVECTOR=remove` removes the pgvector that make deps built, used or not.
+PGVECTOR =
 # How to become root; empty when VISREC_* and PG_CONFIG lie in places of one's own.
 AS_ROOT = scripts/as-root.sh
 
@@ -47,18 +59,17 @@ EXTRA_CLEAN = build
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
 
-# Debian's client package has pgxs.mk, but only the server's development files have the headers.
-HEADER = $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h
-ifneq ($(wildcard $(HEADER)),)
-PGXS := $(shell $(PG_CONFIG) --pgxs)
+# Debian's client package has it: nothing here needs the server's headers.
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifneq ($(wildcard $(PGXS)),)
 include $(PGXS)
 install: install-home
 uninstall: uninstall-home
 else
-# The development files are missing, or were when this make began.
+# pgxs.mk is missing, or was when this make began.
 all install uninstall installcheck:
-	@[ -e '$(HEADER)' ] || { echo 'error: no development files for $(PG_CONFIG)' >&2; \
-	    echo '  fix: make deps, or install the postgresql-server-dev package of that PostgreSQL' >&2; exit 1; }
+	@[ -e "$$('$(PG_CONFIG)' --pgxs)" ] || { echo 'error: no pgxs.mk for $(PG_CONFIG)' >&2; \
+	    echo '  fix: make deps, or install the files that extensions of that PostgreSQL are built with' >&2; exit 1; }
 	@$(MAKE) --no-print-directory $@
 clean:
 	rm -rf build
@@ -96,24 +107,26 @@ install-home:
 # For all PostgreSQL versions at once. Images and models stay.
 .PHONY: uninstall-home
 uninstall-home:
-	rm -rf '$(home)/python' '$(home)/venv' '$(DESTDIR)$(VISREC_BIN)/visrec'
-	for d in '$(home)' '$(DESTDIR)$(VISREC_DATA)/images' '$(DESTDIR)$(VISREC_DATA)/models' \
-	    '$(DESTDIR)$(VISREC_DATA)'; do rmdir --ignore-fail-on-non-empty "$$d" || true; done
+ifeq ($(DESTDIR),)
+	@PGVECTOR='$(PGVECTOR)' scripts/uninstall.sh '$(VISREC_HOME)' '$(VISREC_BIN)' '$(VISREC_DATA)'
+else
+	rm -rf '$(home)' '$(DESTDIR)$(VISREC_BIN)/visrec' '$(DESTDIR)$(VISREC_DATA)'
+endif
 
 # What people use -----------------------------------------------------------------------
 
-.PHONY: help deps venv test test-slow soak demo demo-stop bench lint format FORCE
+.PHONY: help deps venv test test-slow soak demo demo-stop bench matrix lint format FORCE
 
 help: ## this list
 	@echo 'make; make install; make installcheck; make uninstall; make clean: as with any PGXS extension'
 	@awk -F ':.* ## ' '/^[a-z-]+:.* ## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 deps: ## install what is missing: PostgreSQL, PL/Python, pgvector, Python's venv
-	@scripts/install-deps.sh
+	@VISREC_HOME='$(VISREC_HOME)' scripts/install-deps.sh
 
-venv: ## make the server's Python environment (torch and the model's libraries)
+venv: ## make the server's Python environment; TORCH=cpu, cuda or none (compiled models and pixels only)
 	@$(if $(DESTDIR),echo 'skipped: an environment is made in its place', \
-	    scripts/make-venv.sh '$(VISREC_HOME)/venv' requirements/runtime.txt)
+	    scripts/make-venv.sh '$(VISREC_HOME)/venv' requirements/runtime.txt --torch '$(TORCH)')
 
 test: dev-venv installed ## run all tests but the slow ones; TESTS=tests/unit runs those only
 	@scripts/test.sh $(TESTS)
@@ -145,11 +158,14 @@ demo-stop: ## stop the demo's PostgreSQL and remove it; a model that it fetched 
 bench: installed ## measure speed, waits, memory and parity; N=200 takes 200 pictures, not 1000
 	@scripts/bench.sh '$(VISREC_HOME)/venv/bin/python' $(if $(N),--pictures '$(N)')
 
+matrix: ## install, demo and tests in clean Debian trees (hours); TREES="12 13" for some
+	@scripts/matrix.sh $(if $(TORCH),--torch '$(TORCH)') $(if $(TESTS),--tests '$(TESTS)') $(MATRIX) $(TREES)
+
 lint: dev-venv ## check formatting, style, types, shell scripts and versions
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
-	.venv/bin/shellcheck scripts/* .ci/run
+	.venv/bin/shellcheck scripts/* docker/*.sh tests/matrix/*.sh .ci/run
 	scripts/check-version.sh '$(EXTVERSION)' $(SQL_PARTS)
 
 format: dev-venv ## format the Python code
@@ -161,7 +177,7 @@ format: dev-venv ## format the Python code
 # The developer's environment. It sees the server's, so that torch is there once.
 .PHONY: dev-venv
 dev-venv: deps venv
-	@scripts/make-venv.sh .venv requirements/dev.txt '$(VISREC_HOME)/venv'
+	@scripts/make-venv.sh .venv requirements/dev.txt --seen '$(VISREC_HOME)/venv'
 
 # Installs, unless what is installed is already what would be: then nobody needs root.
 .PHONY: installed

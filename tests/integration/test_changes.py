@@ -1,10 +1,11 @@
 """What becomes of an attached table: its columns, owner and files change, or the package goes."""
 
 import os
-import time
 
 import psycopg
 import pytest
+
+from tests.servers import wait_until
 
 from .conftest import coverage, insert, notices
 
@@ -915,7 +916,10 @@ def test_a_cancel_is_said_in_the_servers_own_words(posts, paths, connect):
     other = connect(autocommit=True)
 
     def cancel():
-        time.sleep(0.1)
+        running = (
+            "SELECT FROM pg_stat_activity WHERE pid = %s AND query ~ '^INSERT' AND state = 'active'"
+        )
+        wait_until(lambda: other.execute(running, (pid,)).fetchall())
         other.execute("SELECT pg_cancel_backend(%s)", (pid,))
 
     thread = threading.Thread(target=cancel)

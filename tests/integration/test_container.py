@@ -99,7 +99,7 @@ def test_a_killed_encoder_is_no_crash(first_process, pictures, paths):
 
 def inside(entry, directory):
     try:
-        return (entry / "cwd").readlink().is_relative_to(directory)
+        return (entry / "cwd").samefile(directory / "data")  # its name is another in a chroot
     except OSError:
         return False
 

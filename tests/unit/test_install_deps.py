@@ -17,13 +17,15 @@ case $1 in
     --version) echo "PostgreSQL 15.18" ;;
     --bindir) echo {debian}/../../..{root}/bin ;;
     --sharedir) echo {root}/share ;;
-    --includedir-server) echo {root}/include ;;
+    --pgxs) echo {root}/pgxs.mk ;;
 esac
 """
 APT_GET = """
 echo "$@" >>{root}/apt.log
 case " $* " in
-    *" -s "*) case "$*" in *=15.18-1*) ;; *) echo "{simulated}" ;; esac ;;
+    *" -s "*)
+        echo "Inst libpython3.11 (3.11.2 Debian:12 [amd64])"
+        case "$*" in *=15.18-1*) ;; *) echo "{simulated}" ;; esac ;;
     *" install "*) touch {root}/share/extension/plpython3u.control ;;
 esac
 """
@@ -41,10 +43,11 @@ class Machine:
     def __init__(self, root: Path, version: str) -> None:
         self._root = root
         self.log = root / "apt.log"
-        for name in ("bin", "share/extension", "include"):
+        self.home = root / "home"
+        for name in ("bin", "share/extension"):
             (root / name).mkdir(parents=True)
         (root / "share/extension/vector.control").touch()
-        (root / "include/postgres.h").touch()
+        (root / "pgxs.mk").touch()
         newer = f"Inst postgresql-15 [15.18-1] ({version} Debian:12 [amd64])"
         simulated = newer if version != "15.18-1" else ""
         for name, text in {
@@ -63,6 +66,7 @@ class Machine:
         environment = {
             **os.environ,
             "PATH": f"{self._root / 'bin'}:{os.environ['PATH']}",
+            "VISREC_HOME": str(self.home),
             "PG_CONFIG": str(self._root / "bin" / "pg_config"),
             **more,
         }
@@ -103,3 +107,11 @@ def test_a_server_is_not_upgraded_without_a_word(machine: Machine) -> None:
     done = machine.install(UPGRADE="yes")
     assert done.returncode == 0, done.stderr
     assert machine.installed() == ["postgresql-plpython3-15"]
+
+
+@pytest.mark.parametrize("machine", ["15.18-1"], indirect=True)
+def test_what_was_not_there_before_is_recorded_and_nothing_else(machine: Machine) -> None:
+    done = machine.install()
+    assert done.returncode == 0, done.stderr
+    record = machine.home / "installed-by-make-deps"
+    assert record.read_text() == "package libpython3.11\n"  # not the server, which is upgraded
