@@ -11,7 +11,8 @@
 #   cpu, cuda   the build for these
 #   none        no torch: for `pixels` and models that are compiled already
 #   any         whatever is there; none in a new environment
-#   ''          cpu or cuda, whichever is there; in a new one cuda beside an NVIDIA driver
+#   ''          cpu or cuda, whichever is there; in a new one cuda beside an NVIDIA driver, or
+#               where no build for CPUs is to be had
 set -euo pipefail
 
 here=$(dirname "$0")
@@ -29,6 +30,7 @@ cpu_index=https://download.pytorch.org/whl/cpu
 may_have_cuda() { [ -e "${VISREC_ROOT:-}/proc/driver/nvidia/version" ] || [ -e "${VISREC_ROOT:-}/dev/dxg" ]; }
 
 there=$(sed -n 's/^torch: //p' "$stamp" 2>/dev/null || true)
+asked=$torch
 case $torch/$there in
     cpu/* | cuda/* | none/* | absent/*) ;;
     any/*) torch=${there:-none} ;;
@@ -49,7 +51,11 @@ case $torch in
 esac
 
 # What the environment is made from; written last, so that it vouches for the rest.
-wanted=$({ "$python" -VV; echo "$seen"; cat "${files[@]}"; } | sha256sum | cut -d' ' -f1; echo "torch: $torch")
+made_from() {
+    { "$python" -VV; echo "$seen"; cat "${files[@]}"; } | sha256sum | cut -d' ' -f1
+    echo "torch: $torch"
+}
+wanted=$(made_from)
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -86,7 +92,8 @@ pip_install() {
 }
 
 # PyTorch's own index first. Elsewhere a build for CPUs may be found under its own version, as
-# on a machine without a network; else what pip would take, but never unasked with CUDA.
+# on a machine without a network; else what pip would take, with CUDA if that is all there is,
+# unless it was the build for CPUs that was asked for.
 install_torch_for_cpus() {
     local pin=$1
     pip_install --no-deps --timeout 15 --retries 2 --index-url "$cpu_index" "$pin+cpu" 2>"$log" && return
@@ -94,10 +101,20 @@ install_torch_for_cpus() {
     if brings_cuda "$pin"; then
         grep -iE 'error|retrying' "$log" | tail -n 3 >&2 || true
         echo "$cpu_index is out of reach or has no $pin for this Python; where pip looks else, it comes with CUDA" >&2
-        reason='PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS to where a build for CPUs is; or TORCH=cuda (5.4 GB); or TORCH=none'
-        return 1
+        if [ -z "$asked" ]; then
+            echo "fetching that: about 2.9 GB, 5.4 GB on disk (TORCH=none does without, PIP_EXTRA_INDEX_URL leads elsewhere)"
+            torch=cuda
+            wanted=$(made_from)
+        else
+            stop_without_cpu_build
+        fi
     fi
     pip_install "$pin"
+}
+
+stop_without_cpu_build() {
+    reason='PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS to where a build for CPUs is; or TORCH=cuda (5.4 GB); or TORCH=none'
+    exit 1
 }
 
 # On x86-64 it does, and to ask pip would fetch some of it where the index has no metadata apart.

@@ -113,9 +113,11 @@ def test_a_build_without_cuda_is_taken_under_any_version(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("processor", "besides"), [("x86_64", "sympy"), ("aarch64", "nvidia-cudnn-cu13")]
 )
-def test_cuda_is_never_fetched_unasked(tmp_path: Path, processor: str, besides: str) -> None:
+def test_cuda_is_not_fetched_for_who_asks_for_cpus(
+    tmp_path: Path, processor: str, besides: str
+) -> None:
     machine = Machine(tmp_path, pytorch=1, besides=besides, processor=processor)
-    done = machine.make()
+    done = machine.make("cpu")
     assert done.returncode == 1
     assert "comes with CUDA" in done.stderr
     assert "TORCH=cuda" in done.stderr
@@ -125,6 +127,18 @@ def test_cuda_is_never_fetched_unasked(tmp_path: Path, processor: str, besides: 
     done = machine.make("cuda")
     assert done.returncode == 0, done.stderr
     assert "2.9 GB to fetch" in done.stdout
+
+
+def test_where_only_cuda_is_to_be_had_its_size_is_said_and_it_is_remembered(
+    tmp_path: Path,
+) -> None:
+    machine = Machine(tmp_path, pytorch=1, processor="x86_64")
+    done = machine.make()
+    assert done.returncode == 0, done.stderr
+    assert "comes with CUDA" in done.stderr
+    assert "2.9 GB, 5.4 GB on disk" in done.stdout
+    assert machine.kind() == "cuda"
+    assert machine.make().stdout == ""  # it is there
 
 
 def test_beside_an_nvidia_driver_torch_is_for_cuda(tmp_path: Path) -> None:
