@@ -149,7 +149,7 @@ class _Table:
             )
         model = "pixels" if dimension == 512 else "made up"
         c.execute("SELECT visrec.attach(%s::regclass, model => %s)", (name, model))
-        c.execute("SELECT visrec.reindex(%s::regclass, 'none')", (name,))
+        c.execute("CALL visrec.reindex(%s::regclass, 'none')", (name,))
         vectors.fill(c, name, iter([self._held]))
         c.execute("CREATE TEMPORARY TABLE prices (id bigint PRIMARY KEY, price double precision)")
         with c.cursor() as cursor, cursor.copy("COPY prices FROM STDIN") as copy:
@@ -162,7 +162,7 @@ class _Table:
         c.execute("DROP TABLE prices")
         c.execute(f"VACUUM FULL {name}".encode())
         c.execute("SET maintenance_work_mem = '1GB'")
-        c.execute("SELECT visrec.reindex(%s::regclass, 'hnsw')", (name,))
+        c.execute("CALL visrec.reindex(%s::regclass, 'hnsw')", (name,))
         c.execute(f"VACUUM ANALYZE {name}".encode())
 
 

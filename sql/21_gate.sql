@@ -28,6 +28,7 @@ BEGIN
         OR a.index_method NOT IN ('hnsw', 'hnsw_half', 'hnsw_binary', 'hnsw_reduced', 'ivfflat', 'none')
         OR a.index_metric NOT IN ('cosine', 'inner_product', 'l2')
         OR octet_length(a.fingerprint) > 1000 OR cardinality(a.path) > 1000
+        OR a.events IS NOT NULL AND NOT coalesce(has_any_column_privilege(a.events, 'SELECT'), false)
         OR cardinality(a.event_columns) <> 4 OR (a.events IS NULL) <> (a.event_columns IS NULL)
         OR (a.recall > 0 AND a.recall <= 1) IS NOT TRUE OR a.width NOT BETWEEN 1 AND 32768
         OR cardinality(a.components) > 2000 OR (a.index_method = 'hnsw_reduced') <> (a.components IS NOT NULL)

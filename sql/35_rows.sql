@@ -173,6 +173,7 @@ BEGIN
     ELSIF has_code THEN
         strangers := visrec._strangers_code(n.relation, n.key_oid, true);
     END IF;
+    strangers := coalesce(strangers, visrec._strangers_schema(n.relation, n.key_oid));
     IF strangers IS NOT NULL THEN
         RAISE WARNING USING
             ERRCODE = 'insufficient_privilege',

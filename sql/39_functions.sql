@@ -64,7 +64,7 @@ COMMENT ON FUNCTION visrec._function_bodies(integer) IS
 
 CREATE FUNCTION visrec._make_functions() RETURNS trigger
 -- As the extension's owner, who alone creates in schema visrec. What is made follows from the line alone.
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
 DECLARE
     bodies record := visrec._function_bodies(NEW.id);
     owner name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = NEW.relation);

@@ -13,13 +13,18 @@ COMMENT ON FUNCTION visrec._prepared_statements() IS
     'The session''s prepared statements, and when they were prepared, by which one tells them from others of their names.';
 
 CREATE FUNCTION visrec._check_before(relation oid, writes boolean) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- The time of each is that of the client's message it came in.
     IF EXISTS (SELECT FROM pg_prepared_statements AS p WHERE p.prepare_time = statement_timestamp()) THEN
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = format('cannot act for the owner of table "%s" in the message that prepares a statement', visrec._label(relation)),
             HINT = 'Send PREPARE by itself.';
+    ELSIF visrec._other_connections() THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('cannot act for the owner of table "%s" in a session with connections of dblink', visrec._label(relation)),
+            DETAIL = 'Code of the owner could use them.',
+            HINT = 'SELECT dblink_disconnect(…);';
     ELSIF writes AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         -- What the owner's code could leave would not be seen.
         RAISE object_not_in_prerequisite_state USING
@@ -182,12 +187,38 @@ COMMENT ON FUNCTION visrec._strangers_code(oid, oid, boolean) IS
     'What of the table would run code of a role that the current role, the table''s owner, does not trust, if the owner read the '
     'table (or wrote a vector to it: writes), as far as PostgreSQL records what depends on what. NULL if nothing would.';
 
+CREATE FUNCTION visrec._strangers_schema(relation oid, key_type oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    RETURN (
+        SELECT format('schema "%s" belongs to role "%s"', n.nspname, pg_get_userbyid(o.owner))
+        FROM (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = relation
+              UNION SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'vector'
+              UNION SELECT t.typnamespace FROM pg_type AS t WHERE t.oid = key_type AND key_type >= 10000) AS s (oid)
+        JOIN pg_namespace AS n ON n.oid = s.oid
+        -- The role that stands for the owner of the database.
+        CROSS JOIN LATERAL (SELECT CASE WHEN n.nspowner = 'pg_database_owner'::regrole
+            THEN (SELECT d.datdba FROM pg_database AS d WHERE d.datname = current_database()) ELSE n.nspowner END AS owner) AS o
+        WHERE NOT visrec._trusted(o.owner) LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION visrec._strangers_schema(oid, oid) IS
+    'A schema that the names of an attached table, of its key''s type and of pgvector are made of, whose owner the current role, the '
+    'table''s owner, does not trust: between one statement and the next that role could give the name to something else. NULL if none.';
+
 CREATE FUNCTION visrec._raise_strangers_code(relation oid, key_type oid, writes boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found text := CASE WHEN visrec._has_code(relation, key_type) THEN visrec._strangers_code(relation, key_type, writes) END;
+    schema text := visrec._strangers_schema(relation, key_type);
 BEGIN
-    IF found IS NOT NULL THEN
+    IF schema IS NOT NULL THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('table "%s" is known by names that a stranger could give to something else', visrec._label(relation)),
+            DETAIL = upper(left(schema, 1)) || substr(schema, 2) || '.',
+            HINT = visrec._schema_hint();
+    ELSIF found IS NOT NULL THEN
         RAISE insufficient_privilege USING
             MESSAGE = format('table "%s" would run code of a stranger as its owner', visrec._label(relation)),
             DETAIL = upper(left(found, 1)) || substr(found, 2) || '.',
@@ -196,6 +227,37 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._raise_strangers_code(oid, oid, boolean) IS 'Raises an error for what visrec._strangers_code finds.';
+
+CREATE FUNCTION visrec._schema_hint() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN 'Give the schema to the table''s owner or to a superuser, or make its owner a member of the table''s owner.'::pg_catalog.text;
+COMMENT ON FUNCTION visrec._schema_hint() IS 'What to do about what visrec._strangers_schema finds.';
+
+CREATE FUNCTION visrec._other_connections() RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    schema name := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'dblink');
+    named boolean;
+BEGIN
+    IF schema IS NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('SELECT cardinality(%I.dblink_get_connections()) > 0', schema) INTO named;
+    IF named THEN
+        RETURN true;
+    END IF;
+    BEGIN
+        EXECUTE format('SELECT FROM %I.dblink(''SELECT 1''::text) AS r (one integer)', schema);       -- of the one without a name
+        RETURN true;
+    EXCEPTION WHEN connection_does_not_exist THEN
+        RETURN false;
+    WHEN OTHERS THEN        -- it is busy, or broken
+        RETURN true;
+    END;
+END
+$$;
+COMMENT ON FUNCTION visrec._other_connections() IS
+    'Whether the session has connections of dblink''s, which all code in it can use.';
 
 CREATE FUNCTION visrec._strangers_temporary() RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

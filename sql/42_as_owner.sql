@@ -4,7 +4,8 @@ CREATE FUNCTION visrec._call(attachment integer, task text, arguments jsonb DEFA
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     writes CONSTANT boolean := visrec._writes(task);
-    released CONSTANT text := current_setting('visrec.released', true);
+    settings CONSTANT text[] := '{visrec.released,visrec.released_states,visrec.giving,visrec.looks_at}';
+    ours CONSTANT text[] := ARRAY(SELECT current_setting(s.name, true) FROM unnest(settings) WITH ORDINALITY AS s (name, n) ORDER BY s.n);
     a visrec.attachment;
     before jsonb;
     done boolean := false;
@@ -43,7 +44,8 @@ BEGIN
             before := pg_catalog.jsonb_set(before, '{search_path}', 'true');
         END IF;
         PERFORM visrec._check_session(before, a.relation);
-        PERFORM set_config('visrec.released', released, true);
+        PERFORM set_config(s.name, coalesce(s.value, ''), false) FROM unnest(settings, ours) AS s (name, value)
+        WHERE coalesce(current_setting(s.name, true), '') <> coalesce(s.value, '');
     END IF;
     RETURN result;
 END

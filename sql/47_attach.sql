@@ -188,7 +188,8 @@ DECLARE
     unknown boolean;
 BEGIN
     PERFORM visrec._check_table(relation);
-    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', relation);      -- or triggers could come after they are checked
+    -- Or triggers could come after they are checked. As strong as what follows needs: who waits for more can be waited for.
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
     SELECT * INTO before FROM visrec.attachment AS r
     WHERE r.relation = _attach.relation AND r.name = coalesce(_attach.name, r.name) ORDER BY r.id LIMIT 1;
     used := visrec._use_model(coalesce(model, before.model, 'clip-ViT-B-32'));

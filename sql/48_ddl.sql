@@ -133,12 +133,17 @@ BEGIN
            OR r.id::text = ANY (released) AND visrec._owns(r.relation)
     LOOP
         IF visrec._owns(a.relation) IS NOT TRUE THEN    -- another's table in the current role's schema, or of its types
+            CONTINUE WHEN TG_TAG IN ('ALTER TABLE', 'ALTER INDEX');
             BEGIN
                 PERFORM visrec._renew_searches(a.id);
             EXCEPTION WHEN OTHERS THEN
                 NULL;       -- they ask whether their names hold
             END;
             CONTINUE;
+        END IF;
+        -- In a restored dump they have numbers of another database in them.
+        IF visrec._problem(a, false) IS NULL AND NOT visrec._searches_hold(a) THEN
+            PERFORM visrec._renew_searches(a.id);
         END IF;
         -- A dump that is being restored makes its triggers last.
         CONTINUE WHEN NOT EXISTS (SELECT FROM visrec._our_triggers(a.relation) AS o WHERE o.attachment = a.id);
@@ -152,10 +157,7 @@ BEGIN
         BEGIN
             PERFORM visrec._watch_all(a.id);        -- a partition may have come
             -- The planned searches have names of the table, its columns and types in them, which this writes anew.
-            IF TG_TAG <> 'ALTER TABLE' OR now.columns <> a.columns OR EXISTS (
-                SELECT FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_similar_' || a.id
-                    AND strpos(p.prosrc, a.relation || ' AS t') = 0)
-            THEN
+            IF TG_TAG <> 'ALTER TABLE' OR now.columns <> a.columns OR NOT visrec._searches_hold(a) THEN
                 UPDATE visrec.own_attachment AS o SET relation = o.relation, columns = now.columns, event_columns = now.event_columns
                 WHERE o.id = a.id;
             END IF;

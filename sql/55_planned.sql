@@ -105,7 +105,7 @@ COMMENT ON FUNCTION visrec._make_search(integer, text, text, text, text) IS
 REVOKE ALL ON FUNCTION visrec._make_search(integer, text, text, text, text) FROM PUBLIC;
 
 CREATE FUNCTION visrec._make_searches(attachment integer) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
 DECLARE
     n visrec._names := visrec._resolve(attachment);
     a visrec.attachment;
@@ -186,19 +186,21 @@ $body$, pool.pool, CASE pool.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivffla
 #variable_conflict use_column
 <<search>>
 DECLARE
-    query %1$s.vector;
-    source pg_catalog.int8;
     found pg_catalog.record;
 BEGIN
     IF $3 IS NULL AND $4 IS NULL AND $2 OPERATOR(pg_catalog.>) 0 AND $2 OPERATOR(pg_catalog.<) 1000 AND %13$s THEN
+        <<asked>>
+        DECLARE         -- here: a domain by the name of pgvector's type would run its CHECKs
+            query %1$s.vector;
+            source pg_catalog.int8;
         BEGIN
             -- All of the vector, as a copy: the one in the table would be fetched for each comparison.
-            SELECT %1$s.subvector(t.%2$s, 1, 16000), t.%3$s[1] INTO search.query, search.source
+            SELECT %1$s.subvector(t.%2$s, 1, 16000), t.%3$s[1] INTO asked.query, asked.source
             FROM %4$s AS t WHERE t.%5$s %6$s $1;
-            IF search.query IS NOT NULL AND (search.source IS NULL OR search.source OPERATOR(pg_catalog.=) 0
-                OR search.source OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.=) %7$s)
+            IF asked.query IS NOT NULL AND (asked.source IS NULL OR asked.source OPERATOR(pg_catalog.=) 0
+                OR asked.source OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.=) %7$s)
             THEN
-                search.found := visrec.%8$I(search.query, ARRAY[$1], $2, true);
+                search.found := visrec.%8$I(asked.query, ARRAY[$1], $2, true);
                 IF search.found.ids IS NOT NULL THEN
                     RETURN QUERY %9$s;
                     RETURN;
@@ -250,12 +252,22 @@ REVOKE ALL ON FUNCTION visrec._make_searches(integer) FROM PUBLIC;
 
 CREATE FUNCTION visrec._renew_searches(attachment integer) RETURNS void
 -- As the extension's owner: who renames a schema may own none of the tables in it. What is made follows from the line alone.
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10ms' AS $$
 BEGIN
+    PERFORM FROM pg_event_trigger_ddl_commands();       -- an error for anybody else
     PERFORM visrec._make_searches(attachment);
 END
 $$;
 COMMENT ON FUNCTION visrec._renew_searches(integer) IS 'visrec._make_searches for whoever renames what an attachment''s names are made of.';
+
+CREATE FUNCTION visrec._searches_hold(a visrec.attachment) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = 'visrec'::regnamespace AND p.proname = '_similar_' || a.id
+        AND (strpos(p.prosrc, a.relation::regclass || ' AS t') = 0
+             OR strpos(p.prosrc, format('OPERATOR(pg_catalog.=) %s::pg_catalog.oid', a.relation::oid)) = 0))
+$$;
+COMMENT ON FUNCTION visrec._searches_hold(visrec.attachment) IS
+    'Whether an attachment''s planned searches have its table''s name and number in them, as far as they are there.';
 
 CREATE FUNCTION visrec._searches(attachment integer) RETURNS SETOF regprocedure
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -60,6 +60,8 @@ BEGIN
     EXECUTE replace(format('SELECT %s, %s', asked.pool, asked.breadth), '$3', k::text) INTO pool, broad;
     IF asked.scan = 'hnsw' THEN     -- it goes on until it has enough, but finds better ones when it begins broadly enough
         broad := least(greatest(broad, pool / share), 1000);
+    ELSE        -- rows that pass are in as many lists more
+        broad := least(ceil(broad / greatest(share, 1e-4)), 32768);
     END IF;
     -- A larger setting of the session's is kept. Rows come nearly in order, and are sorted below.
     PERFORM set_config(settings[1], greatest(before[1]::integer, broad)::text, true),

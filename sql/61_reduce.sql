@@ -14,21 +14,21 @@ BEGIN
     -- each component. <#> is minus the inner product.
     EXECUTE format('CREATE FUNCTION %s RETURNS %s.vector LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS %L', name, schema,
         format($body$
-DECLARE
-    v %1$s.vector;
 BEGIN
-    IF pg_catalog.to_regtype('%1$s.vector')::pg_catalog.oid OPERATOR(pg_catalog.<>) %3$s::pg_catalog.oid THEN
+    IF pg_catalog.to_regtype('%1$s.vector')::pg_catalog.oid OPERATOR(pg_catalog.<>) pg_catalog.pg_typeof($1)::pg_catalog.oid THEN
         PERFORM visrec._vector_moved();
     END IF;
-    v := %1$s.subvector($1, 1, 16000);
-    RETURN ARRAY[
+    DECLARE     -- a domain of this name would run its CHECKs here
+        v CONSTANT %1$s.vector := %1$s.subvector($1, 1, 16000);
+    BEGIN
+        RETURN ARRAY[
 %2$s
-    ]::%1$s.vector;
+        ]::%1$s.vector;
+    END;
 END
 $body$,
             schema, (SELECT string_agg(format('        %L::%s.vector OPERATOR(%s.<#>) v', c.row, schema, schema), E',\n' ORDER BY c.n)
-                     FROM unnest(a.components) WITH ORDINALITY AS c (row, n)),
-            to_regtype(schema || '.vector')::oid));
+                     FROM unnest(a.components) WITH ORDINALITY AS c (row, n))));
     EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION visrec', name);
     EXECUTE format('COMMENT ON FUNCTION %s IS %L', name, format('A vector of %s on %s principal components.',
         visrec._label(a.relation), cardinality(a.components)));

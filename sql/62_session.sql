@@ -29,7 +29,8 @@ BEGIN
     ELSIF visrec._dblink('') IS NULL THEN
         RETURN 'To build beside, a second session is needed, and extension "dblink" is not installed.';
     ELSIF coalesce(connection, own) IS NULL THEN
-        RETURN 'To build beside, a second session is needed, which only superusers have without a connection string.';
+        RETURN CASE WHEN current_setting('is_superuser') = 'on' THEN 'To build beside, a second session is needed, and the server has no socket.'
+            ELSE 'To build beside, a second session is needed, which only superusers have without a connection string.' END;
     END IF;
     EXECUTE 'SELECT ' || visrec._dblink('dblink_disconnect(c) FROM ') || visrec._dblink('dblink_get_connections() AS g, unnest(g) AS c WHERE c = $1')
     USING 'visrec_reindex'::text;
@@ -137,8 +138,13 @@ DECLARE
     pid integer;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    pid := visrec._send(statement);
     cancelled := false;
+    BEGIN
+        pid := visrec._send(statement);
+    EXCEPTION WHEN OTHERS THEN      -- the session is gone
+        problem := SQLERRM;
+        RETURN;
+    END;
     LOOP
         -- What is built concurrently waits for every older transaction: this one must not be among them.
         COMMIT;

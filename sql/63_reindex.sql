@@ -145,13 +145,16 @@ BEGIN
     IF cause IS NOT NULL THEN
         leftovers := ARRAY(SELECT l.index::text FROM visrec._leftovers(a) AS l);
         FOREACH leftover IN ARRAY leftovers LOOP
+            EXIT WHEN problem IS NOT NULL;      -- the session is gone, perhaps
             CALL visrec._run_beside(a.relation, format('DROP INDEX CONCURRENTLY %s', leftover), problem, ignored);
         END LOOP;
         PERFORM visrec._close_session();
         RAISE USING
             ERRCODE = CASE WHEN cancelled THEN 'query_canceled' ELSE 'object_not_in_prerequisite_state' END,
             MESSAGE = format('could not build the index of table "%s": %s', visrec._label(a.relation), cause),
-            DETAIL = 'The index that was there before is as it was.';
+            DETAIL = CASE WHEN problem IS NULL THEN 'What was there before is as it was.'
+                ELSE format('What was there before is as it was. The unfinished index %s is left.', leftover) END,
+            HINT = CASE WHEN problem IS NOT NULL THEN format('DROP INDEX CONCURRENTLY %s;', leftover) ELSE '' END;
     END IF;
     FOR attempt IN 1 .. 10 LOOP         -- a second of waiting writers at most, in all
         COMMIT;
@@ -205,7 +208,12 @@ BEGIN
     THEN
         RETURN false;
     END IF;
-    reason := visrec._open_session(a.relation, connection);
+    IF visrec._acts_for_owner(a.relation) THEN
+        -- All code in this session could use the second one, or read the connection out of the statement: the owner's, too.
+        reason := 'The second session is for the table''s owner alone, whose code runs in this one.';
+    ELSE
+        reason := visrec._open_session(a.relation, connection);
+    END IF;
     IF reason IS NULL THEN
         RETURN true;
     ELSIF connection IS NOT NULL THEN
@@ -216,7 +224,8 @@ BEGIN
     RAISE NOTICE USING
         MESSAGE = format('writers of table "%s" wait until its index is built', visrec._label(a.relation)),
         DETAIL = reason,
-        HINT = CASE WHEN (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = a.relation) THEN 'Cancel it if that cannot be now.'
+        HINT = CASE WHEN visrec._acts_for_owner(a.relation) THEN 'Let the owner of the table make this call.'
+            WHEN (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = a.relation) THEN 'Cancel it if that cannot be now.'
             ELSE 'CREATE EXTENSION dblink; ' || replace(visrec._reindex_call(a, m, ef_construction), ');', ', connection => ''…'');') END;
     RETURN false;
 END

@@ -89,7 +89,7 @@ CREATE TRIGGER after_row AFTER INSERT OR UPDATE ON trap.posts
     FOR EACH ROW EXECUTE FUNCTION trap.fire();
 CREATE TRIGGER after_statement AFTER INSERT OR UPDATE ON trap.posts
     FOR EACH STATEMENT EXECUTE FUNCTION trap.fire();
-CREATE TABLE trap.events (user_id trap.kind, post_id trap.kind, weight trap.kind, at trap.kind);
+CREATE TABLE trap.events (user_id trap.kind, post_id trap.kind, weight trap.key, at trap.kind);
 """
 
 ADMINISTRATION = [

@@ -193,7 +193,7 @@ def test_a_signal_leaves_nothing(
         assert hub.stalled.wait(30)
         assert len(left(directory)) == 1
         process.send_signal(number)
-        _, problems = process.communicate(timeout=20)
+        _, problems = process.communicate(timeout=60)
     assert process.returncode == status
     assert f"visrec: {word}" in problems
     assert "Traceback" not in problems

@@ -70,7 +70,7 @@ def test_embed_gives_a_texts_vector(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_inspect_model_gives_fingerprint_and_dimension(tiny_clip: Path) -> None:
     answer = json.loads(requests.inspect_model(Server(), "tiny", str(tiny_clip)))
-    assert answer.keys() == {"fingerprint", "dimension"}
+    assert answer.keys() == {"fingerprint", "dimension", "slow"}
     assert answer["dimension"] == 64
     assert len(answer["fingerprint"]) == 32
 

@@ -218,7 +218,7 @@ def broken_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     """Every load fails; the directories that were tried."""
     tried: list[str | None] = []
 
-    def fail(directory: str | None, _fingerprint: str | None) -> encoder.Encoder:
+    def fail(directory: str | None, *_: Any) -> encoder.Encoder:
         tried.append(directory)
         raise errors.EncoderUnavailable("it does not load", hint="Mend it.")
 
@@ -285,9 +285,9 @@ def test_a_loaded_model_is_kept_for_the_session(monkeypatch: pytest.MonkeyPatch)
     loads: list[str | None] = []
     load = encoder.load
 
-    def count(directory: str | None, fingerprint: str | None) -> encoder.Encoder:
+    def count(directory: str | None, *others: Any) -> encoder.Encoder:
         loads.append(directory)
-        return load(directory, fingerprint)
+        return load(directory, *others)
 
     monkeypatch.setattr(encoder, "load", count)
     for _ in range(3):
