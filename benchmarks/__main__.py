@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks import (
     bare,
     database,
+    filtering,
     labels,
     material,
     parity,
@@ -205,7 +206,9 @@ def _searches(options: argparse.Namespace, shared: Path) -> list[Figure]:
     _say("photographs with labels")
     labelled = labels.measure(shared, _say)
     _say(f"searches among {options.rows:,} made-up vectors")
-    return [*searching.measure(options.rows, options.queries, _say), *by_hand, *labelled]
+    found = searching.measure(options.rows, options.queries, _say)
+    _say("searches under filters, among made-up vectors")
+    return [*found, *filtering.measure(40, _say), *by_hand, *labelled]
 
 
 def _print(figures: list[Figure], about: dict[str, Any]) -> None:

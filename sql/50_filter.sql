@@ -3,17 +3,20 @@
 
 CREATE FUNCTION visrec._comparisons(type oid) RETURNS jsonb
 -- Every filter asks: PL/pgSQL plans the statement once a session.
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     declared oid;
 BEGIN
+    IF (SELECT t.typtype = 'd' FROM pg_type AS t WHERE t.oid = type) THEN
+        RETURN visrec._comparisons(visrec._base_type(type));
+    END IF;
     -- The type that the type's index operators are declared for: those of text serve varchar, and so on.
     declared := (SELECT CASE
         WHEN t.typtype = 'e' THEN 'anyenum'::regtype
         WHEN t.oid = 'varchar'::regtype THEN 'text'::regtype
         WHEN t.typcategory = 'A' THEN 'anyarray'::regtype
         WHEN t.typtype = 'r' THEN 'anyrange'::regtype
-        ELSE t.oid END FROM pg_type AS t WHERE t.oid = visrec._base_type(type));
+        ELSE t.oid END FROM pg_type AS t WHERE t.oid = type);
     RETURN (SELECT jsonb_object_agg(a.amopstrategy, format('OPERATOR(%I.%s)', n.nspname, p.oprname))
             FROM pg_opclass AS o
             JOIN pg_amop AS a ON a.amopfamily = o.opcfamily AND a.amoplefttype = o.opcintype AND a.amoprighttype = o.opcintype
@@ -31,9 +34,10 @@ RETURN visrec._comparisons(type) ->> strategy::text;
 COMMENT ON FUNCTION visrec._comparison(oid, integer) IS 'One of the operators of visrec._comparisons.';
 
 CREATE FUNCTION visrec._filter_column(relation regclass, name text, OUT type text, OUT operators jsonb, OUT as_text boolean)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found pg_attribute;
+    kind "char";
     category "char";
     base oid;
 BEGIN
@@ -44,7 +48,10 @@ BEGIN
             MESSAGE = format('column "%s" in the filter does not exist in table "%s"', name, visrec._label(relation)),
             HINT = visrec._columns_hint(relation);
     END IF;
-    SELECT t.typcategory, t.oid INTO category, base FROM pg_type AS t WHERE t.oid = visrec._base_type(found.atttypid);
+    SELECT t.typtype, t.typcategory, t.oid INTO kind, category, base FROM pg_type AS t WHERE t.oid = found.atttypid;
+    IF kind = 'd' THEN
+        SELECT t.typcategory, t.oid INTO category, base FROM pg_type AS t WHERE t.oid = visrec._base_type(found.atttypid);
+    END IF;
     operators := visrec._comparisons(base);
     -- As text a JSON string and a number are the same, and an array is no value.
     IF operators IS NULL OR base = 'jsonb'::regtype OR category IN ('A', 'R', 'C') THEN

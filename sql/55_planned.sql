@@ -3,25 +3,26 @@
 -- statements with its names in them, which the common case goes through: no filter, and what the index finds will do.
 -- They are made by the trigger of visrec.attachment, and anew when it is written and something in them has changed.
 
-CREATE FUNCTION visrec._index_pool(n visrec._names, OUT pool text, OUT breadth text, OUT scan text)
+CREATE FUNCTION visrec._index_pool(n visrec._names, OUT pool text, OUT breadth text, OUT scan text, OUT times integer,
+    OUT at_least integer, OUT width integer)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     scan := CASE n.index_method WHEN 'ivfflat' THEN 'ivfflat' ELSE 'hnsw' END;
     -- How many rows the index gives for k wanted ones: one more shows whether it is as near as the k-th; bits tell near rows
     -- from nearer ones only roughly, and fewer numbers, too: there a greater width means more of them.
-    pool := CASE n.index_method
-        WHEN 'hnsw_binary' THEN format('GREATEST(20 OPERATOR(pg_catalog.*) $3, 200, %s)', least(n.width, 1000) - 1)
-        WHEN 'hnsw_reduced' THEN format('GREATEST(10 OPERATOR(pg_catalog.*) $3, 100, %s)', least(n.width, 1000) - 1)
+    times := CASE n.index_method WHEN 'hnsw_binary' THEN 20 WHEN 'hnsw_reduced' THEN 10 ELSE 1 END;
+    at_least := CASE WHEN times > 1 THEN greatest(10 * times, least(n.width, 1000) - 1) END;
+    pool := CASE WHEN times > 1 THEN format('GREATEST(%s OPERATOR(pg_catalog.*) $3, %s)', times, at_least)
         ELSE '$3 OPERATOR(pg_catalog.+) 1' END;
-    pool := replace(pool, ', )', ')');      -- not tuned
     -- How many rows HNSW keeps in view, 1000 at most: what visrec.tune kept, or pgvector's default; more if more rows are wanted.
+    width := CASE WHEN n.width IS NULL AND scan = 'ivfflat' THEN visrec._probes(n.relation) ELSE coalesce(n.width, 40) END;
     breadth := CASE scan WHEN 'ivfflat' THEN coalesce(n.width::text, format('visrec._probes(%s)', n.relation))
-        ELSE format('LEAST(GREATEST(2 OPERATOR(pg_catalog.*) $3, %s, (%s) OPERATOR(pg_catalog.+) 1), 1000)', coalesce(n.width, 40), pool) END;
+        ELSE format('LEAST(GREATEST(2 OPERATOR(pg_catalog.*) $3, %s, (%s) OPERATOR(pg_catalog.+) 1), 1000)', width, pool) END;
 END
 $$;
 COMMENT ON FUNCTION visrec._index_pool(visrec._names) IS
     'Expressions for how many rows the index is asked for k ($3) wanted ones, and how broadly it looks; scan: the prefix of '
-    'pgvector''s settings for it.';
+    'pgvector''s settings for it. The same in numbers: times k and at_least so many (once k and one more where times is 1); width.';
 
 CREATE FUNCTION visrec._names_hold(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -188,7 +189,7 @@ $body$, pool.pool, CASE pool.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivffla
 DECLARE
     found pg_catalog.record;
 BEGIN
-    IF $3 IS NULL AND $4 IS NULL AND $2 OPERATOR(pg_catalog.>) 0 AND $2 OPERATOR(pg_catalog.<) 1000 AND %13$s THEN
+    IF $4 IS NULL AND $2 OPERATOR(pg_catalog.>) 0 AND $2 OPERATOR(pg_catalog.<) 1000 AND %13$s THEN
         <<asked>>
         DECLARE         -- here: a domain by the name of pgvector's type would run its CHECKs
             query %1$s.vector;
@@ -200,9 +201,15 @@ BEGIN
             IF asked.query IS NOT NULL AND (asked.source IS NULL OR asked.source OPERATOR(pg_catalog.=) 0
                 OR asked.source OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.=) %7$s)
             THEN
-                search.found := visrec.%8$I(asked.query, ARRAY[$1], $2, true);
+                IF $3 IS NULL THEN
+                    search.found := visrec.%8$I(asked.query, ARRAY[$1], $2, true);
+                ELSE
+                    search.found := visrec._filtered(%14$L::visrec._names, asked.query, ARRAY[$1], $2, $3);
+                END IF;
                 IF search.found.ids IS NOT NULL THEN
                     RETURN QUERY %9$s;
+                END IF;
+                IF search.found.ids IS NOT NULL OR $3 IS NOT NULL THEN      -- a filter may leave nothing
                     RETURN;
                 END IF;
             END IF;
@@ -214,7 +221,7 @@ BEGIN
 END
 $body$, n.vector_schema, n.vector, n.source, n."table", n.key, n.equals, n.weights, '_nearest_' || n.id,
             visrec._result_statement(n, '(SELECT search.found.ids AS ids, search.found.distances AS distances)'),
-            n.id, n.key_type, columns, hold));
+            n.id, n.key_type, columns, hold, n));
 
     PERFORM visrec._make_search(attachment, 'result', format('%s[], double precision[]', n.key_type),
         format('RETURNS TABLE (id %s, similarity double precision%s) LANGUAGE plpgsql STABLE ROWS 10', n.key_type, columns),

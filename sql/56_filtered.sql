@@ -57,9 +57,10 @@ BEGIN
         PERFORM visrec._cosine(query, query);       -- loads pgvector's library, which knows the settings
     END IF;
     before := ARRAY(SELECT current_setting(s) FROM unnest(settings) AS s);
-    EXECUTE replace(format('SELECT %s, %s', asked.pool, asked.breadth), '$3', k::text) INTO pool, broad;
+    pool := CASE asked.times WHEN 1 THEN k + 1 ELSE greatest(asked.times * k, asked.at_least) END;
+    broad := asked.width;
     IF asked.scan = 'hnsw' THEN     -- it goes on until it has enough, but finds better ones when it begins broadly enough
-        broad := least(greatest(broad, pool / share), 1000);
+        broad := least(greatest(2 * k, broad, pool + 1, 1.5 * pool / share), 1000);
     ELSE        -- rows that pass are in as many lists more
         broad := least(ceil(broad / greatest(share, 1e-4)), 32768);
     END IF;
@@ -111,7 +112,9 @@ COMMENT ON FUNCTION visrec._by_row(visrec._names, vector, anyarray, integer, jso
 
 CREATE FUNCTION visrec._filtered(n visrec._names, query vector, excluded anyarray, k integer, filter jsonb,
     OUT ids anyarray, OUT distances double precision[])
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+-- Costs are far from what these plans cost: compiling one takes longer than running it.
+SET jit = off AS $$
 DECLARE
     condition CONSTANT text := visrec._condition(n.relation, filter);
     -- More than 1000 the index does not find in one go.
