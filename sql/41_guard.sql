@@ -42,6 +42,31 @@ $$;
 COMMENT ON FUNCTION visrec._check_before(oid, boolean) IS
     'Raises an error where it could not be seen, afterwards, what a table''s owner''s code left in the session.';
 
+CREATE FUNCTION visrec._raise_owners_code(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner CONSTANT oid := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation);
+    found text;
+BEGIN
+    IF visrec._trusted(owner) THEN      -- a superuser's, or of who may become the caller anyway
+        RETURN;
+    END IF;
+    -- Nothing more comes to the table, partitions included, until the transaction ends.
+    EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', a.relation);
+    found := coalesce(visrec._strangers_code(a.relation, a.types[1], true, true), visrec._strangers_schema(a.relation, a.types[1]));
+    IF found IS NOT NULL AND found <> format('schema "%s" belongs to role "%s"',
+        (SELECT c.relnamespace::regnamespace FROM pg_class AS c WHERE c.oid = a.relation), pg_get_userbyid(owner)) THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('to write vectors of table "%s" would run code of others in this session', visrec._label(a.relation)),
+            DETAIL = upper(left(found, 1)) || substr(found, 2) || '.',
+            HINT = 'Let the owner of the table make this call.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._raise_owners_code(visrec.attachment) IS
+    'Raises an error where writing to the table, as its owner, would run code of anybody whom the caller has not to trust: it would '
+    'run as the owner, but what it left in the session would be the caller''s.';
+
 CREATE FUNCTION visrec._session_state() RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -124,7 +149,7 @@ $$;
 COMMENT ON FUNCTION visrec._has_code(oid, oid) IS
     'Whether reading the table, or the write of a vector, may run code that is neither PostgreSQL''s nor visrec''s. Most tables have none.';
 
-CREATE FUNCTION visrec._strangers_code(relation oid, key_type oid, writes boolean) RETURNS text
+CREATE FUNCTION visrec._strangers_code(relation oid, key_type oid, writes boolean, code_alone boolean DEFAULT false) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
@@ -167,7 +192,7 @@ BEGIN
             ) AS n (class, object)
             WHERE r.class <> 'pg_class'::regclass OR r.object <> ALL (tables)
         ), owned (what, owner) AS (
-            SELECT r.what, coalesce(p.proowner, o.oprowner, t.typowner, c.relowner) FROM reached AS r
+            SELECT r.what, coalesce(p.proowner, o.oprowner, t.typowner, CASE WHEN NOT code_alone THEN c.relowner END) FROM reached AS r
             LEFT JOIN pg_proc AS p ON r.class = 'pg_proc'::regclass AND p.oid = r.object
             LEFT JOIN pg_operator AS o ON r.class = 'pg_operator'::regclass AND o.oid = r.object
             LEFT JOIN pg_type AS t ON r.class = 'pg_type'::regclass AND t.oid = r.object
@@ -175,7 +200,7 @@ BEGIN
             -- Who may make triggers on a partition may have made those that it came with.
             UNION ALL SELECT format('trigger "%s"', t.tgname), a.grantee
             FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid CROSS JOIN aclexplode(c.relacl) AS a
-            WHERE writes AND t.tgrelid = ANY (tables) AND t.tgrelid <> relation AND t.tgparentid = 0 AND NOT t.tgisinternal
+            WHERE writes AND NOT code_alone AND t.tgrelid = ANY (tables) AND t.tgrelid <> relation AND t.tgparentid = 0 AND NOT t.tgisinternal
               AND a.privilege_type = 'TRIGGER'
         )
         SELECT format('%s depends on role "%s"', w.what, coalesce(r.rolname, 'public'))
@@ -183,9 +208,9 @@ BEGIN
         WHERE w.owner IS NOT NULL AND NOT visrec._trusted(w.owner) LIMIT 1);
 END
 $$;
-COMMENT ON FUNCTION visrec._strangers_code(oid, oid, boolean) IS
+COMMENT ON FUNCTION visrec._strangers_code(oid, oid, boolean, boolean) IS
     'What of the table would run code of a role that the current role, the table''s owner, does not trust, if the owner read the '
-    'table (or wrote a vector to it: writes), as far as PostgreSQL records what depends on what. NULL if nothing would.';
+    'table (or wrote a vector to it: writes), as far as PostgreSQL records what depends on what. code_alone: functions, operators and types, not tables. NULL if nothing would.';
 
 CREATE FUNCTION visrec._strangers_schema(relation oid, key_type oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan

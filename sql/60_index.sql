@@ -5,19 +5,20 @@ CREATE FUNCTION visrec._index_parts(n visrec._names, OUT access name, OUT opclas
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     type text;
+    schema CONSTANT text := replace(n.vector_schema, '%', '%%');      -- in what is a template
 BEGIN
     dimension := (SELECT m.dimension FROM visrec.model AS m WHERE m.name = n.model);
     CASE n.index_method
     WHEN 'hnsw', 'ivfflat' THEN
         SELECT n.index_method, 'vector', 2000, '%s' INTO access, type, most, expression;
     WHEN 'hnsw_half' THEN
-        SELECT 'hnsw', 'halfvec', 4000, format('(%%s::%s.halfvec(%s))', n.vector_schema, dimension)
+        SELECT 'hnsw', 'halfvec', 4000, format('(%%s::%s.halfvec(%s))', schema, dimension)
         INTO access, type, most, expression;
     WHEN 'hnsw_binary' THEN
-        SELECT 'hnsw', 'bit', 64000, format('(%s.binary_quantize(%%s)::bit(%s))', n.vector_schema, dimension)
+        SELECT 'hnsw', 'bit', 64000, format('(%s.binary_quantize(%%s)::bit(%s))', schema, dimension)
         INTO access, type, most, expression;
     WHEN 'hnsw_reduced' THEN
-        SELECT 'hnsw', 'vector', NULL, format('(visrec._project_%s_%s(%%s)::%s.vector(%s))', n.id, n.reduction, n.vector_schema,
+        SELECT 'hnsw', 'vector', NULL, format('(visrec._project_%s_%s(%%s)::%s.vector(%s))', n.id, n.reduction, schema,
             cardinality(a.components))
         INTO access, type, most, expression FROM visrec.attachment AS a WHERE a.id = n.id;
     WHEN 'none' THEN

@@ -15,7 +15,7 @@ BEGIN
     EXECUTE format('CREATE FUNCTION %s RETURNS %s.vector LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS %L', name, schema,
         format($body$
 BEGIN
-    IF pg_catalog.to_regtype('%1$s.vector')::pg_catalog.oid OPERATOR(pg_catalog.<>) pg_catalog.pg_typeof($1)::pg_catalog.oid THEN
+    IF pg_catalog.to_regtype(%3$L)::pg_catalog.oid OPERATOR(pg_catalog.<>) pg_catalog.pg_typeof($1)::pg_catalog.oid THEN
         PERFORM visrec._vector_moved();
     END IF;
     DECLARE     -- a domain of this name would run its CHECKs here
@@ -28,7 +28,7 @@ BEGIN
 END
 $body$,
             schema, (SELECT string_agg(format('        %L::%s.vector OPERATOR(%s.<#>) v', c.row, schema, schema), E',\n' ORDER BY c.n)
-                     FROM unnest(a.components) WITH ORDINALITY AS c (row, n))));
+                     FROM unnest(a.components) WITH ORDINALITY AS c (row, n)), schema || '.vector'));
     EXECUTE format('ALTER FUNCTION %s DEPENDS ON EXTENSION visrec', name);
     EXECUTE format('COMMENT ON FUNCTION %s IS %L', name, format('A vector of %s on %s principal components.',
         visrec._label(a.relation), cardinality(a.components)));

@@ -177,6 +177,69 @@ def test_a_monitor_runs_no_policy_as_itself(alice):
     assert not [message for message in heard if "visrec_monitor" in message]
 
 
+def plant(db, does):
+    """A table of eve's with a trigger, and a row whose vector visrec.retry takes away."""
+    become(
+        db,
+        "eve",
+        "CREATE TABLE w (id int PRIMARY KEY, image_path text)",
+        "SELECT visrec.attach('w', model => 'pixels')",
+        "ALTER TABLE w DISABLE TRIGGER USER",
+        "INSERT INTO w (id, content_vector, content_vector_source)"
+        " SELECT 1, ('[1' || repeat(',0', 511) || ']')::vector, '{1,1}'",
+        "ALTER TABLE w ENABLE TRIGGER USER",
+        "CREATE FUNCTION plant() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN {does} RETURN NEW; END $$",
+        "CREATE TRIGGER a BEFORE UPDATE ON w FOR EACH ROW EXECUTE FUNCTION plant()",
+    )
+    become(db, None)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SELECT visrec.retry('eve.w')",
+        "CALL visrec.backfill('eve.w')",
+        "SELECT visrec.recheck('eve.w')",
+    ],
+)
+def test_an_administrator_writes_no_table_with_code_of_its_owners(alice, call):
+    """What it could leave is more than can be looked for: masked settings, cursors."""
+    db = alice
+    plant(
+        db,
+        "PERFORM set_config('search_path', 'eve, pg_catalog', false),"
+        " set_config('search_path', 'pg_catalog, pg_temp', true);",
+    )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="code of others"):
+        db.execute(call)
+    assert db.execute("SHOW search_path").fetchone() == ('"$user", public',)
+    become(db, "eve", call)
+    become(db, None)
+    db.execute("DROP TRIGGER a ON eve.w")
+    db.execute("ALTER TABLE eve.w ADD CHECK (id > 0)")  # of PostgreSQL's own functions
+    db.execute(call)
+
+
+def test_a_percent_sign_in_the_name_of_pgvectors_schema(db):
+    db.execute('ALTER SCHEMA public RENAME TO "x%1$s\'y"')
+    db.execute("CREATE SCHEMA public")
+    db.execute("CREATE TABLE public.t (id int PRIMARY KEY, image_path bytea)")
+    db.execute("SELECT visrec.attach('public.t', model => 'pixels')")
+    db.execute(
+        "INSERT INTO t SELECT n, convert_to(format(E'P3 1 1 255 %s %s 0', n, 2 * n), 'UTF8')"
+        " FROM generate_series(1, 30) AS n"
+    )
+    for method in ("hnsw_half", "hnsw_binary", "ivfflat", "hnsw"):
+        db.execute("CALL visrec.reindex('t', %s)", (method,))
+        assert len(db.execute("SELECT * FROM similar_t(1, 5)").fetchall()) == 5
+        assert (
+            len(db.execute('SELECT * FROM similar_t(1, 5, \'{"id": {"lt": 20}}\')').fetchall()) == 5
+        )
+    db.execute("SELECT visrec.reduce('t', 4)")
+    assert len(db.execute("SELECT * FROM similar_t(1, 5)").fetchall()) == 5
+
+
 # Lines -------------------------------------------------------------------------------------------
 
 

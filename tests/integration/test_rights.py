@@ -165,7 +165,7 @@ def plant(session, paths, key="bigint"):
         ([*paths[:8], "nowhere.jpg"],),
     )
     session.execute("UPDATE trap.posts SET content_vector = NULL WHERE id > 2")
-    session.execute("INSERT INTO trap.events VALUES ('a', 'a', 'a', 'a'), ('a', 'b', 'b', 'b')")
+    session.execute("INSERT INTO trap.events VALUES ('a', 'a', '1', 'a'), ('a', 'b', '2', 'b')")
     session.execute(
         "SELECT visrec.attach_events('trap.posts', 'trap.events', item_column => 'post_id')"
     )
@@ -211,11 +211,10 @@ def test_an_administrator_runs_no_code_of_the_owner(db, roles, paths, key):
     else:
         statements = ADMINISTRATION
     session.execute("TRUNCATE trap.seen")
-    assert administrate(db, statements) > 15
+    assert administrate(db, statements) > 10  # those that write are refused
     assert escalations(db) == []
-    if key != "trap.kind":
-        seen = db.execute("SELECT DISTINCT place, who FROM trap.seen").fetchall()
-        assert ("after_row", MALLORY) in seen  # the owner's triggers ran, as the owner
+    seen = db.execute("SELECT DISTINCT place FROM trap.seen WHERE place ~ '_row|_statement'")
+    assert seen.fetchall() == []
 
 
 TAMPERING = {
@@ -264,7 +263,7 @@ def test_attach_mends_what_the_owner_did(db, mallory, how):
         db.execute("CALL visrec.backfill('trap.posts')")
     assert "visrec.attach('trap.posts')" in caught.value.diag.message_hint
     db.execute("SELECT visrec.attach('trap.posts')")
-    db.execute("CALL visrec.backfill('trap.posts')")
+    mallory.execute("CALL visrec.backfill('trap.posts')")
     assert coverage(db, "trap.posts") == {"embedded": 8, "failed": 1}
     assert escalations(db) == []
 
@@ -368,10 +367,12 @@ def test_flipping_while_an_administrators_call_waits(db, roles, mallory, connect
 @pytest.mark.parametrize("way", ["SET ROLE", "SET SESSION AUTHORIZATION"])
 def test_a_superuser_that_became_the_owner_is_not_brought_back(db, mallory, way):
     """Under SET ROLE a trigger can RESET ROLE; not where visrec writes the row."""
-    db.execute(f"{way} {MALLORY}")
-    administrate(db, [s for s in ADMINISTRATION if s.startswith(("SELECT", "CALL"))])
-    db.execute("RESET ROLE")
-    db.execute("RESET SESSION AUTHORIZATION")
+    for statement in ADMINISTRATION:
+        if statement.startswith(("SELECT", "CALL")):
+            db.execute(f"{way} {MALLORY}")
+            administrate(db, [statement])
+            db.execute("RESET ROLE")
+            db.execute("RESET SESSION AUTHORIZATION")
     writes = db.execute(
         "SELECT became FROM trap.seen WHERE place IN ('after_row', 'after_statement', 'before_row')"
     ).fetchall()
