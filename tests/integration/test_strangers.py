@@ -176,6 +176,7 @@ def test_code_of_others_that_the_owner_uses_does_not_run_as_the_owner(alice, pat
     alice.execute("INSERT INTO alice.t VALUES (1, %s)", (paths[0],))
     assert "visrec_alice" not in loot(alice)
     assert [severity for severity, _, _ in heard] == ["WARNING"]
+    become(alice, "alice")
     with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
         alice.execute("CALL visrec.backfill('alice.t')")
     assert raised.value.diag.message_detail.endswith('depends on role "visrec_eve".')
@@ -208,7 +209,7 @@ def test_keys_that_reach_code_of_others_are_refused(alice, key):
     )
     with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
         alice.execute("SELECT visrec.attach('t', model => 'pixels')")
-    assert raised.value.diag.message_detail == 'The key depends on role "visrec_eve".'
+    assert raised.value.diag.message_detail.endswith(' role "visrec_eve".')
 
 
 def test_a_strangers_domain_cannot_be_the_key(alice, paths):
@@ -217,12 +218,17 @@ def test_a_strangers_domain_cannot_be_the_key(alice, paths):
     become(alice, "alice", "CREATE TABLE keyed (id eve.number PRIMARY KEY, image_path text)")
     with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
         alice.execute("SELECT visrec.attach('keyed', model => 'pixels')")
-    assert raised.value.diag.message_detail == 'The key depends on role "visrec_eve".'
-    become(alice, None, "ALTER DOMAIN eve.number OWNER TO visrec_alice")
+    assert raised.value.diag.message_detail.endswith(' role "visrec_eve".')
+    become(
+        alice,
+        None,
+        "ALTER DOMAIN eve.number OWNER TO visrec_alice",
+        "ALTER DOMAIN eve.number SET SCHEMA alice",
+    )
     become(alice, "alice", "SELECT visrec.attach('keyed', model => 'pixels')")
     alice.execute("INSERT INTO keyed VALUES (1, %s)", (paths[0],))
     assert coverage(alice, "keyed") == {"embedded": 1}
-    become(alice, None, "ALTER DOMAIN eve.number OWNER TO visrec_eve")
+    become(alice, None, "ALTER DOMAIN alice.number OWNER TO visrec_eve")
     heard = notices(alice)
     alice.execute("INSERT INTO alice.keyed VALUES (2, %s)", (paths[1],))
     assert [severity for severity, _, _ in heard] == ["WARNING"]
@@ -280,7 +286,13 @@ def etab(alice):
 def test_a_forged_digest_hands_no_function_over(etab):
     become(etab, None, "CREATE SCHEMA eve2 AUTHORIZATION visrec_eve")
     become(etab, "eve", RUN, FORGE, "CREATE VIEW eve2.pin AS SELECT eve2.similar_etab('select 1')")
-    become(etab, None, "ALTER TABLE eve.etab OWNER TO postgres", "CALL visrec.reindex('eve.etab')")
+    become(
+        etab,
+        None,
+        "ALTER SCHEMA eve OWNER TO postgres",
+        "ALTER TABLE eve.etab OWNER TO postgres",
+        "CALL visrec.reindex('eve.etab')",
+    )
     owner = etab.execute(
         "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = 'eve2.similar_etab'::regproc"
     )
@@ -308,7 +320,9 @@ def test_a_new_owner_does_not_run_the_view_of_events_of_the_one_before(etab, pat
     )
     etab.execute("INSERT INTO etab VALUES (1, %s), (2, %s)", paths[:2])
     heard = notices(etab)
-    become(etab, None, "ALTER TABLE eve.etab OWNER TO postgres")
+    become(
+        etab, None, "ALTER SCHEMA eve OWNER TO postgres", "ALTER TABLE eve.etab OWNER TO postgres"
+    )
     assert [text for severity, text, _ in heard if severity == "WARNING"] == [
         'table "eve.etab" no longer has a table of events'
     ]
