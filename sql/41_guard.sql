@@ -54,8 +54,7 @@ BEGIN
     -- Nothing more comes to the table, partitions included, until the transaction ends.
     EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', a.relation);
     found := coalesce(visrec._strangers_code(a.relation, a.types[1], true, true), visrec._strangers_schema(a.relation, a.types[1]));
-    IF found IS NOT NULL AND found <> format('schema "%s" belongs to role "%s"',
-        (SELECT c.relnamespace::regnamespace FROM pg_class AS c WHERE c.oid = a.relation), pg_get_userbyid(owner)) THEN
+    IF found IS NOT NULL THEN
         RAISE insufficient_privilege USING
             MESSAGE = format('to write vectors of table "%s" would run code of others in this session', visrec._label(a.relation)),
             DETAIL = upper(left(found, 1)) || substr(found, 2) || '.',
@@ -225,12 +224,12 @@ BEGIN
         -- The role that stands for the owner of the database.
         CROSS JOIN LATERAL (SELECT CASE WHEN n.nspowner = 'pg_database_owner'::regrole
             THEN (SELECT d.datdba FROM pg_database AS d WHERE d.datname = current_database()) ELSE n.nspowner END AS owner) AS o
-        WHERE NOT visrec._trusted(o.owner) LIMIT 1);
+        WHERE o.owner <> (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation) AND NOT visrec._trusted(o.owner) LIMIT 1);
 END
 $$;
 COMMENT ON FUNCTION visrec._strangers_schema(oid, oid) IS
-    'A schema that the names of an attached table, of its key''s type and of pgvector are made of, whose owner the current role, the '
-    'table''s owner, does not trust: between one statement and the next that role could give the name to something else. NULL if none.';
+    'A schema that the names of an attached table, of its key''s type and of pgvector are made of, whose owner is neither the '
+    'table''s nor trusted by the current role: between one statement and the next that role could give the name to something else. NULL if none.';
 
 CREATE FUNCTION visrec._raise_strangers_code(relation oid, key_type oid, writes boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

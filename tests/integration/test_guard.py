@@ -219,6 +219,9 @@ def test_an_administrator_writes_no_table_with_code_of_its_owners(alice, call):
     db.execute("DROP TRIGGER a ON eve.w")
     db.execute("ALTER TABLE eve.w ADD CHECK (id > 0)")  # of PostgreSQL's own functions
     db.execute(call)
+    db.execute('ALTER SCHEMA eve RENAME TO "Eve\'s shop"')
+    db.execute(call.replace("'eve.w'", """'"Eve''s shop".w'"""))
+    db.execute('ALTER SCHEMA "Eve\'s shop" RENAME TO eve')
 
 
 def test_a_percent_sign_in_the_name_of_pgvectors_schema(db):
