@@ -7,7 +7,8 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, LiteralString
@@ -26,6 +27,20 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "cluster.sh"
 def connect() -> Connection:
     """To the cluster that the environment names, each statement a transaction."""
     return psycopg.connect(autocommit=True)
+
+
+@contextmanager
+def scratch(name: str) -> Iterator[Connection]:
+    """A new database with the extension, and memory to build indexes in; dropped afterwards."""
+    with connect() as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        with psycopg.connect(dbname=name, autocommit=True) as own:
+            own.execute("SET client_min_messages = warning")
+            own.execute("SET maintenance_work_mem = '1GB'")
+            own.execute("CREATE EXTENSION visrec CASCADE")
+            yield own
+        connection.execute(f"DROP DATABASE {name}".encode())
 
 
 def restart(cluster: str) -> None:

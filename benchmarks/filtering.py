@@ -18,7 +18,7 @@ import psycopg
 from numpy.typing import NDArray
 
 from benchmarks import report, vectors
-from benchmarks.database import Connection
+from benchmarks.database import Connection, scratch
 from benchmarks.report import Figure
 
 K = 10
@@ -40,17 +40,11 @@ def main() -> None:
 def measure(queries: int, say: Callable[[str], None]) -> list[Figure]:
     """All lines of the table."""
     figures = []
-    with psycopg.connect(autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {DATABASE}")
-        with psycopg.connect(dbname=DATABASE, autocommit=True) as own:
-            own.execute("SET client_min_messages = warning")
-            own.execute("CREATE EXTENSION visrec CASCADE")
-            for number, (rows, dimension) in enumerate(TABLES):
-                table = _Table(own, f"items_{number}", rows, dimension)
-                say(f"  {rows:,} vectors of {dimension} numbers: filled, with their index")
-                figures += [f for share in SHARES for f in table.filtered(share, queries, say)]
-        connection.execute(f"DROP DATABASE {DATABASE}")
+    with scratch(DATABASE) as own:
+        for number, (rows, dimension) in enumerate(TABLES):
+            table = _Table(own, f"items_{number}", rows, dimension)
+            say(f"  {rows:,} vectors of {dimension} numbers: filled, with their index")
+            figures += [f for share in SHARES for f in table.filtered(share, queries, say)]
     return figures
 
 
@@ -161,7 +155,6 @@ class _Table:
         )
         c.execute("DROP TABLE prices")
         c.execute(f"VACUUM FULL {name}".encode())
-        c.execute("SET maintenance_work_mem = '1GB'")
         c.execute("CALL visrec.reindex(%s::regclass, 'hnsw')", (name,))
         c.execute(f"VACUUM ANALYZE {name}".encode())
 

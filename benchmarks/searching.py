@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
 
 from benchmarks import report, vectors
-from benchmarks.database import Connection
+from benchmarks.database import Connection, scratch
 from benchmarks.report import Figure
 
 K = 10
@@ -93,21 +92,14 @@ def _size(what: str, value: float, bound: float) -> Figure:
 
 @contextmanager
 def _database() -> Iterator[Connection]:
-    with psycopg.connect(autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {DATABASE}")
-        with psycopg.connect(dbname=DATABASE, autocommit=True) as own:
-            own.execute("SET client_min_messages = warning")
-            own.execute("SET maintenance_work_mem = '1GB'")  # for building
-            own.execute("CREATE EXTENSION visrec CASCADE")
-            own.execute(
-                "CREATE TABLE items (id bigint PRIMARY KEY, image_path text, kind integer,"
-                " content_vector vector(512))"
-            )
-            own.execute("SELECT visrec.attach('items', model => 'pixels')")
-            own.execute("CALL visrec.reindex('items', 'none')")
-            yield own
-        connection.execute(f"DROP DATABASE {DATABASE}")
+    with scratch(DATABASE) as own:
+        own.execute(
+            "CREATE TABLE items (id bigint PRIMARY KEY, image_path text, kind integer,"
+            " content_vector vector(512))"
+        )
+        own.execute("SELECT visrec.attach('items', model => 'pixels')")
+        own.execute("CALL visrec.reindex('items', 'none')")
+        yield own
 
 
 class _Table:

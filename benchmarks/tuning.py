@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import psycopg
 
 from benchmarks import report, vectors
-from benchmarks.database import Connection
+from benchmarks.database import Connection, scratch
 from benchmarks.report import Figure
 
 K = 10
@@ -89,18 +88,12 @@ def _recall(connection: Connection, held: vectors.Vectors) -> float:
 
 @contextmanager
 def _database() -> Iterator[Connection]:
-    with psycopg.connect(autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {DATABASE}")
-        with psycopg.connect(dbname=DATABASE, autocommit=True) as own:
-            own.execute("SET maintenance_work_mem = '1GB'")
-            own.execute("CREATE EXTENSION visrec CASCADE")
-            own.execute(
-                "CREATE TABLE items (id bigint PRIMARY KEY, image_path text, kind integer,"
-                " content_vector vector(512))"
-            )
-            yield own
-        connection.execute(f"DROP DATABASE {DATABASE}")
+    with scratch(DATABASE) as own:
+        own.execute(
+            "CREATE TABLE items (id bigint PRIMARY KEY, image_path text, kind integer,"
+            " content_vector vector(512))"
+        )
+        yield own
 
 
 if __name__ == "__main__":
