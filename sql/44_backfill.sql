@@ -131,6 +131,7 @@ DECLARE
     after pg_catalog.text;
     embedded bigint := 0;
     failed bigint := 0;
+    first boolean := true;
     started pg_catalog.timestamptz := pg_catalog.clock_timestamp();
     told pg_catalog.timestamptz := started;
     seconds double precision;
@@ -157,6 +158,10 @@ BEGIN
         failed := failed + (outcome ->> 'failed')::bigint;
         COMMIT;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        IF first AND max_rows IS NULL AND total >= 10000 THEN       -- images are being embedded, so vectors will come
+            PERFORM visrec._set_index_aside(attachment, total);
+        END IF;
+        first := false;
         IF clock_timestamp() - told > interval '5 seconds' THEN
             told := clock_timestamp();
             seconds := extract(epoch FROM told - started);
@@ -169,9 +174,13 @@ BEGIN
     RAISE NOTICE '%: % rows embedded, % failed, in % s (% rows/s)', visrec._label(relation), embedded, failed,
         round(seconds::numeric, 1), round(((embedded + failed) / seconds)::numeric, 1);
     PERFORM visrec._note_hidden(relation);
-    IF embedded >= 1000 THEN
+    COMMIT;
+    IF embedded > 0 THEN
+        CALL visrec._build_what_lacks(attachment);
         COMMIT;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    END IF;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    IF embedded >= 1000 THEN
         PERFORM visrec._tune_again(attachment, least(greatest(seconds / 10, 1), 30), false);
     END IF;
     IF failed > 0 THEN
@@ -184,8 +193,9 @@ $$;
 COMMENT ON PROCEDURE visrec.backfill(regclass, integer, bigint, name) IS
     'Embeds the rows that have an image and no vector, or the vector of another image or model, batch by batch, each '
     'committed: it can be interrupted, called again, and run in several sessions at once. Rows that failed before are '
-    'tried again. Where it wrote 1000 or more and the table has doubled since, it ends with visrec.tune, for a tenth of its own time '
-    '(1 to 30 s). Whoever calls it, the rows are written with the rights of the table''s owner.';
+    'tried again. Of a table of 10,000 rows or more without vectors the index is built at the end, in a second session as by '
+    'visrec.reindex, where the caller is the owner and has one without a connection string. Where it wrote 1000 or more and the table '
+    'has doubled since, it ends with visrec.tune, for a tenth of its own time (1 to 30 s). Whoever calls it, the rows are written with the rights of the table''s owner.';
 REVOKE ALL ON PROCEDURE visrec.backfill(regclass, integer, bigint, name) FROM PUBLIC;
 
 CREATE FUNCTION visrec.retry(relation regclass, name name DEFAULT NULL) RETURNS bigint

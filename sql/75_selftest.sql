@@ -110,6 +110,13 @@ BEGIN
             advice := format('DROP INDEX CONCURRENTLY %s;', leftover);
             RETURN NEXT;
         END LOOP;
+        IF visrec._lacks_index(a) THEN
+            "check" := format('index of %s', a.relation) || CASE WHEN visrec._name_argument(a.id) <> '' THEN format(' (%s)', a.name) ELSE '' END;
+            ok := false;
+            result := 'there is none: searches compare every row';
+            advice := visrec._reindex_call(a, NULL, NULL);
+            RETURN NEXT;
+        END IF;
         state := visrec._recall_state(a);
         CONTINUE WHEN state.result IS NULL;
         "check" := format('recall of %s', a.relation) || CASE WHEN visrec._name_argument(a.id) <> '' THEN format(' (%s)', a.name) ELSE '' END;
@@ -137,5 +144,5 @@ END
 $$;
 COMMENT ON FUNCTION visrec.selftest() IS
     'One row for each check: the image roots, each registered model (its vector of a test picture against the one it '
-    'gave when it was registered), the recall of each tuned or large table, what a reindex left that did not end, and what runs the models; with advice if one fails. For the extension''s owner and monitors.';
+    'gave when it was registered), the recall of each tuned or large table, an index that is missing or that a reindex left that did not end, and what runs the models; with advice if one fails. For the extension''s owner and monitors.';
 REVOKE ALL ON FUNCTION visrec.selftest() FROM PUBLIC;
