@@ -31,6 +31,8 @@ BEGIN
         OR a.events IS NOT NULL AND NOT coalesce(has_any_column_privilege(a.events, 'SELECT'), false)
         OR cardinality(a.event_columns) <> 4 OR (a.events IS NULL) <> (a.event_columns IS NULL)
         OR (a.recall > 0 AND a.recall <= 1) IS NOT TRUE OR a.width NOT BETWEEN 1 AND 32768
+        OR a.tuned_recall NOT BETWEEN 0 AND 1 OR a.tuned_queries NOT BETWEEN 0 AND 1000000 OR a.tuned_rows NOT BETWEEN 0 AND 1000000000000000
+        OR NOT isfinite(a.tuned_at)
         OR cardinality(a.components) > 2000 OR (a.index_method = 'hnsw_reduced') <> (a.components IS NOT NULL)
         OR EXISTS (SELECT FROM unnest(a.components) AS c (row)
                    WHERE pg_column_size(c.row) > 8 + 4 * (SELECT m.dimension FROM visrec.model AS m WHERE m.name = a.model))

@@ -23,7 +23,12 @@ BEGIN
     ELSIF TG_RELID OPERATOR(pg_catalog.<>) n.relation THEN
         PERFORM visrec._check_caller(n, TG_RELID);
     END IF;
-    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+    IF TG_NAME OPERATOR(pg_catalog.=) 'visrec_%1$s_moved' THEN
+        EXECUTE visrec._moved_row(n) INTO keys USING NEW;
+        IF keys IS NOT NULL THEN
+            PERFORM visrec._mark_late(n, keys, pg_catalog.current_schemas(false));
+        END IF;
+    ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         EXECUTE visrec._inserted_keys(n) INTO keys, copied;
         IF copied THEN
             EXECUTE visrec._copied_keys(n) INTO keys, new_keys;

@@ -168,6 +168,15 @@ COMMENT ON FUNCTION visrec._mark_late(visrec._names, text[], name[]) IS
     'Takes the vector from a row (its key, and the digest of its image) whose image a trigger changed after visrec''s BEFORE '
     'trigger, or without it, and marks it. Raises an error where it could not, since the vector is of another picture.';
 
+CREATE FUNCTION visrec._moved_row(n visrec._names) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN format('SELECT ARRAY[%s, %s] FROM (SELECT ($1).*) AS t WHERE %s', n.key_text, visrec._image_digest(n), visrec._of_another(n));
+END
+$$;
+COMMENT ON FUNCTION visrec._moved_row(visrec._names) IS
+    'As visrec._row_image, for a row that came to a partition with the vector of another image; no row for others.';
+
 CREATE FUNCTION visrec._row_key(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -217,6 +226,16 @@ COMMENT ON FUNCTION visrec._watches_all(regclass) IS
     'Whether every UPDATE of the table is looked at, not only those that name the image column: a BEFORE trigger of its users'' may '
     'change the image in any of them. Without one, other UPDATEs pay nothing.';
 
+CREATE FUNCTION visrec._watches_moves(relation regclass) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_partition_tree(relation) AS p JOIN pg_trigger AS t ON t.tgrelid = p.relid
+        WHERE p.relid <> relation AND t.tgtype & 7 = 7)         -- for each row, before, on insert
+$$;
+COMMENT ON FUNCTION visrec._watches_moves(regclass) IS
+    'Whether a BEFORE trigger of its users'' may change the image of a row that an UPDATE moves to another partition: for that, '
+    'PostgreSQL inserts it there, and calls no trigger for UPDATE afterwards but the statement''s.';
+
 CREATE FUNCTION visrec._trigger_definitions(a visrec.attachment) RETURNS TABLE (name name, definition text, pins boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -231,6 +250,7 @@ DECLARE
     changed text := (SELECT format('WHEN (pg_catalog.record_image_ne(ROW(%s), ROW(%s))) ', string_agg(format('OLD.%I', c), ', '),
                          string_agg(format('NEW.%I', c), ', ')) FROM unnest(sources) AS c);
     watched boolean := visrec._watches_all(a.relation);
+    moves boolean := visrec._watches_moves(a.relation);
 BEGIN
     -- The one BEFORE trigger comes after the user's, which may change the image: triggers fire in the order of their names.
     RETURN QUERY
@@ -253,7 +273,9 @@ BEGIN
              image, vector, a.columns[4], (SELECT ' COLLATE pg_catalog."C"' FROM pg_attribute AS f
                  WHERE f.attrelid = a.relation AND f.attname = a.columns[2] AND f.attcollation <> 0)),
          true),
-        (CASE WHEN watched THEN format('visrec_%s_later', a.id) END, 'AFTER UPDATE', 'FOR EACH STATEMENT', false)
+        (CASE WHEN moves THEN format('visrec_%s_moved', a.id) END, 'AFTER INSERT',
+         format('FOR EACH ROW WHEN (NEW.%s IS NOT NULL AND NEW.%I IS NOT NULL)', vector, a.columns[4]), true),
+        (CASE WHEN watched OR moves THEN format('visrec_%s_later', a.id) END, 'AFTER UPDATE', 'FOR EACH STATEMENT', false)
     ) AS t (name, event, rest, pins)
     WHERE t.name IS NOT NULL;
 END
@@ -317,13 +339,13 @@ DECLARE
     a visrec.attachment := (SELECT visrec._as_now(r) FROM visrec.attachment AS r WHERE r.id = attachment);
 BEGIN
     -- A dump that is being restored makes its triggers by itself.
-    IF visrec._watches_all(a.relation)
-        AND (SELECT count(*) FROM visrec._our_triggers(a.relation) AS o WHERE o.attachment = a.id AND o.name !~ '_later?$') = 6 THEN
+    IF (visrec._watches_all(a.relation) OR visrec._watches_moves(a.relation))
+        AND (SELECT count(*) FROM visrec._our_triggers(a.relation) AS o WHERE o.attachment = a.id AND o.name !~ '_(later?|moved)$') = 6 THEN
         PERFORM visrec._make_triggers(a);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._watch_all(integer) IS 'Makes the triggers that look at every UPDATE, where visrec._watches_all.';
+COMMENT ON FUNCTION visrec._watch_all(integer) IS 'Makes the triggers that look at every UPDATE, where visrec._watches_all, or at rows that were moved, where visrec._watches_moves.';
 
 CREATE FUNCTION visrec._drop_triggers(relation regclass, attachment integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

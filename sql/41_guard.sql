@@ -53,50 +53,54 @@ BEGIN
     END IF;
     -- Nothing more comes to the table, partitions included, until the transaction ends.
     EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', a.relation);
-    found := coalesce(visrec._strangers_code(a.relation, a.types[1], true, true), visrec._strangers_schema(a.relation, a.types[1]));
+    found := visrec._other_code(a) || ' may run more than PostgreSQL''s own code';
+    found := coalesce(found, visrec._strangers_schema(a.relation, a.types[1]));
     IF found IS NOT NULL THEN
         RAISE insufficient_privilege USING
-            MESSAGE = format('to write vectors of table "%s" would run code of others in this session', visrec._label(a.relation)),
+            MESSAGE = format('to write vectors of table "%s" could run code of others in this session', visrec._label(a.relation)),
             DETAIL = upper(left(found, 1)) || substr(found, 2) || '.',
             HINT = 'Let the owner of the table make this call.';
     END IF;
 END
 $$;
 COMMENT ON FUNCTION visrec._raise_owners_code(visrec.attachment) IS
-    'Raises an error where writing to the table, as its owner, would run code of anybody whom the caller has not to trust: it would '
+    'Raises an error where writing to the table of an owner whom the caller need not trust could run code of anybody''s: it would '
     'run as the owner, but what it left in the session would be the caller''s.';
 
-CREATE FUNCTION visrec._session_state() RETURNS jsonb
+CREATE FUNCTION visrec._session_state(written oid) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    tables CONSTANT oid[] := ARRAY(SELECT written UNION SELECT p.relid FROM pg_partition_tree(written) AS p);
 BEGIN
     RETURN jsonb_build_object(
         'settings', (SELECT jsonb_object_agg(s.name, s.setting) FROM pg_settings AS s
                      WHERE s.context = 'user' AND s.source = 'session' AND s.name <> 'search_path'),
-        'cursors', (SELECT jsonb_agg(c.name ORDER BY c.name) FROM pg_cursors AS c WHERE c.is_holdable),
+        'cursors', (SELECT jsonb_object_agg(c.name, c.creation_time) FROM pg_cursors AS c),
         'prepared statements', visrec._prepared_statements(),
         'temporary objects', (SELECT jsonb_agg(o.oid ORDER BY o.oid) FROM (
             SELECT c.oid FROM pg_class AS c WHERE c.relnamespace = pg_my_temp_schema()
             UNION ALL SELECT t.oid FROM pg_type AS t WHERE t.typnamespace = pg_my_temp_schema()
             UNION ALL SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = pg_my_temp_schema()
             UNION ALL SELECT p.oid FROM pg_operator AS p WHERE p.oprnamespace = pg_my_temp_schema()) AS o),
-        -- Since PostgreSQL 18 they run as the role that caused them. Exclusion constraints may have expressions.
+        -- Since PostgreSQL 18 they run as the role that caused them. Those of constraints may have expressions, and casts.
         'deferred triggers', CASE WHEN current_setting('server_version_num')::integer < 180000 THEN (
             -- Of each table: a sum would not show that one went while another came.
             SELECT jsonb_object_agg(r.relation, r.written) FROM (
                 SELECT t.tgrelid AS relation, max(pg_stat_get_xact_tuples_inserted(t.tgrelid)
                     + pg_stat_get_xact_tuples_updated(t.tgrelid) + pg_stat_get_xact_tuples_deleted(t.tgrelid)) AS written
                 FROM pg_trigger AS t LEFT JOIN pg_constraint AS c ON c.oid = t.tgconstraint
-                WHERE t.tgdeferrable AND (NOT t.tgisinternal OR c.contype = 'x') GROUP BY t.tgrelid) AS r
+                WHERE t.tgdeferrable AND (NOT t.tgisinternal OR c.contype = 'x' OR t.tgrelid <> ALL (tables)) GROUP BY t.tgrelid) AS r
             WHERE r.written > 0) END);
 END
 $$;
-COMMENT ON FUNCTION visrec._session_state() IS
-    'What of a session could run code, or change what later statements mean; for comparing before and after.';
+COMMENT ON FUNCTION visrec._session_state(oid) IS
+    'What of a session could run code, or change what later statements mean; for comparing before and after. written: the table '
+    'that is written to meanwhile, whose foreign keys are checked when the transaction ends.';
 
 CREATE FUNCTION visrec._check_session(before jsonb, relation oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    after jsonb := CASE WHEN before ? 'settings' THEN visrec._session_state()
+    after jsonb := CASE WHEN before ? 'settings' THEN visrec._session_state(relation)
         ELSE jsonb_build_object('prepared statements', visrec._prepared_statements()) END;
     name text;
     changed text[] := ARRAY(SELECT b.key FROM jsonb_each(before) AS b WHERE b.value IS DISTINCT FROM after -> b.key ORDER BY b.key);
@@ -127,6 +131,16 @@ $$;
 COMMENT ON FUNCTION visrec._trusted(oid) IS
     'Whether the current role, a table''s owner, has nothing to fear of a role (0: PUBLIC): a superuser, or who may become the owner.';
 
+CREATE FUNCTION visrec._key_is_written(relation oid, numbers smallint[]) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM pg_attribute AS f WHERE f.attrelid = relation AND f.attnum = ANY (_key_is_written.numbers) AND f.attgenerated <> '')
+        OR EXISTS (SELECT FROM visrec.attachment AS a WHERE a.relation = _key_is_written.relation AND a.numbers[3:4] && _key_is_written.numbers);
+END
+$$;
+COMMENT ON FUNCTION visrec._key_is_written(oid, smallint[]) IS
+    'Whether the write of a vector may change one of these columns of its row: it is generated, or visrec''s.';
+
 CREATE FUNCTION visrec._has_code(relation oid, key_type oid) RETURNS boolean
 -- Asked at every INSERT: few rows of large catalogs, by their indexes, and planned once a session.
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
@@ -135,7 +149,9 @@ DECLARE
     class pg_class;
 BEGIN
     SELECT c.* INTO class FROM pg_class AS c WHERE c.oid = relation;
-    RETURN key_type >= 10000 OR class.relkind = 'p' OR class.relforcerowsecurity OR class.relhasrules
+    RETURN key_type >= 10000 OR class.relkind = 'p' OR class.relispartition OR class.relforcerowsecurity OR class.relhasrules
+        OR EXISTS (SELECT FROM pg_trigger AS t JOIN pg_constraint AS c ON c.oid = t.tgconstraint AND c.contype = 'f' AND c.confrelid = relation
+                   WHERE t.tgrelid = relation AND t.tgisinternal AND visrec._key_is_written(relation, c.confkey))
         OR EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
                    WHERE t.tgrelid = relation AND NOT t.tgisinternal)
         OR EXISTS (SELECT FROM pg_constraint AS c WHERE c.conrelid = relation AND c.contype = 'c')
@@ -148,7 +164,7 @@ $$;
 COMMENT ON FUNCTION visrec._has_code(oid, oid) IS
     'Whether reading the table, or the write of a vector, may run code that is neither PostgreSQL''s nor visrec''s. Most tables have none.';
 
-CREATE FUNCTION visrec._strangers_code(relation oid, key_type oid, writes boolean, code_alone boolean DEFAULT false) RETURNS text
+CREATE FUNCTION visrec._strangers_code(relation oid, key_type oid, writes boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
@@ -177,6 +193,11 @@ BEGIN
                 JOIN pg_class AS c ON c.oid = p.polrelid AND c.relforcerowsecurity WHERE p.polrelid = ANY (tables)
                 UNION ALL SELECT 'pg_class', c.oid, format('partition "%s"', c.relname) FROM pg_class AS c
                 WHERE writes AND c.oid = ANY (tables) AND c.oid <> relation
+                UNION ALL SELECT d.refclassid, d.refobjid, format('partition key of table "%s"', k.partrelid::regclass)
+                FROM pg_partitioned_table AS k JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = k.partrelid AND d.objsubid = 0
+                    AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
+                WHERE writes AND k.partexprs IS NOT NULL
+                  AND k.partrelid IN (SELECT r.oid FROM unnest(tables) AS r (oid) UNION SELECT n.relid FROM pg_partition_ancestors(relation) AS n)
             ) AS c (class, object, what)
             -- What these are made of: what PostgreSQL comes with is not in pg_depend, and belongs to a superuser.
             UNION SELECT n.class, n.object, r.what
@@ -191,7 +212,7 @@ BEGIN
             ) AS n (class, object)
             WHERE r.class <> 'pg_class'::regclass OR r.object <> ALL (tables)
         ), owned (what, owner) AS (
-            SELECT r.what, coalesce(p.proowner, o.oprowner, t.typowner, CASE WHEN NOT code_alone THEN c.relowner END) FROM reached AS r
+            SELECT r.what, coalesce(p.proowner, o.oprowner, t.typowner, c.relowner) FROM reached AS r
             LEFT JOIN pg_proc AS p ON r.class = 'pg_proc'::regclass AND p.oid = r.object
             LEFT JOIN pg_operator AS o ON r.class = 'pg_operator'::regclass AND o.oid = r.object
             LEFT JOIN pg_type AS t ON r.class = 'pg_type'::regclass AND t.oid = r.object
@@ -199,17 +220,22 @@ BEGIN
             -- Who may make triggers on a partition may have made those that it came with.
             UNION ALL SELECT format('trigger "%s"', t.tgname), a.grantee
             FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid CROSS JOIN aclexplode(c.relacl) AS a
-            WHERE writes AND NOT code_alone AND t.tgrelid = ANY (tables) AND t.tgrelid <> relation AND t.tgparentid = 0 AND NOT t.tgisinternal
+            WHERE writes AND t.tgrelid = ANY (tables) AND t.tgrelid <> relation AND t.tgparentid = 0 AND NOT t.tgisinternal
               AND a.privilege_type = 'TRIGGER'
+            -- A generated key is computed anew, and changed in the other table.
+            UNION ALL SELECT format('foreign key "%s"', f.conname), c.relowner
+            FROM pg_trigger AS t JOIN pg_constraint AS f ON f.oid = t.tgconstraint AND f.contype = 'f' AND f.confrelid = t.tgrelid
+            JOIN pg_class AS c ON c.oid = f.conrelid
+            WHERE writes AND t.tgrelid = ANY (tables) AND visrec._key_is_written(t.tgrelid, f.confkey)
         )
         SELECT format('%s depends on role "%s"', w.what, coalesce(r.rolname, 'public'))
         FROM owned AS w LEFT JOIN pg_roles AS r ON r.oid = w.owner
         WHERE w.owner IS NOT NULL AND NOT visrec._trusted(w.owner) LIMIT 1);
 END
 $$;
-COMMENT ON FUNCTION visrec._strangers_code(oid, oid, boolean, boolean) IS
+COMMENT ON FUNCTION visrec._strangers_code(oid, oid, boolean) IS
     'What of the table would run code of a role that the current role, the table''s owner, does not trust, if the owner read the '
-    'table (or wrote a vector to it: writes), as far as PostgreSQL records what depends on what. code_alone: functions, operators and types, not tables. NULL if nothing would.';
+    'table (or wrote a vector to it: writes), as far as PostgreSQL records what depends on what. NULL if nothing would.';
 
 CREATE FUNCTION visrec._strangers_schema(relation oid, key_type oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan

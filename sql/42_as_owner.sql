@@ -17,7 +17,7 @@ BEGIN
         IF writes THEN
             PERFORM visrec._raise_owners_code(a);
         END IF;
-        before := CASE WHEN writes THEN visrec._session_state()
+        before := CASE WHEN writes THEN visrec._session_state(a.relation)
             ELSE jsonb_build_object('prepared statements', visrec._prepared_statements()) END;
     END IF;
     IF NOT EXISTS (
@@ -117,6 +117,8 @@ BEGIN
             (arguments ->> 'strict')::boolean)::text);
     WHEN 'sample' THEN
         RETURN visrec._sample(n);
+    WHEN 'holds_stale' THEN
+        RETURN visrec._holds_stale(n);
     WHEN 'take_stale' THEN
         RETURN visrec._take_stale(n, visrec._schemas(arguments));
     WHEN 'foreign' THEN

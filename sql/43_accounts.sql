@@ -135,29 +135,36 @@ DECLARE
     attachment integer := visrec._find(relation, name);
     a visrec.attachment;
     problem text;
+    monitors CONSTANT boolean := NOT visrec._owns(relation) AND has_function_privilege('visrec._monitor_coverage(integer)', 'EXECUTE');
 BEGIN
+    IF monitors OR visrec._acts_for_owner(relation) THEN
+        PERFORM visrec._check_before(relation, false);
+    END IF;
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
     problem := visrec._problem(a);
-    IF problem IS NOT NULL THEN     -- no error: whoever looks at all tables sees the others
+    BEGIN
+        IF problem IS NOT NULL THEN     -- no error: whoever looks at all tables sees the others
+            RAISE WARNING USING
+                MESSAGE = format('table "%s" has changed since it was attached', visrec._label(relation)),
+                DETAIL = upper(left(problem, 1)) || substr(problem, 2) || '.', HINT = visrec._attach_call(a);
+        ELSIF visrec._acts_for_owner(relation) THEN
+            PERFORM visrec._note_hidden(relation);
+            RETURN QUERY SELECT * FROM visrec._coverage(attachment);
+        ELSIF monitors THEN
+            -- Whatever else it may read: with its own rights it would run the table's policies.
+            PERFORM visrec._note_hidden(relation);
+            RETURN QUERY SELECT * FROM visrec._monitor_coverage(attachment);
+        ELSE
+            RETURN QUERY SELECT * FROM visrec._count_states(attachment);
+        END IF;
+    EXCEPTION WHEN OTHERS THEN      -- a policy of the owner's may raise any
+        IF NOT monitors AND NOT visrec._acts_for_owner(relation)
+            AND (SQLSTATE <> '42501' OR has_table_privilege(relation, 'SELECT') IS NOT TRUE) THEN
+            RAISE;
+        END IF;
         RAISE WARNING USING
-            MESSAGE = format('table "%s" has changed since it was attached', visrec._label(relation)),
-            DETAIL = upper(left(problem, 1)) || substr(problem, 2) || '.', HINT = visrec._attach_call(a);
-    ELSIF visrec._acts_for_owner(relation) THEN
-        PERFORM visrec._note_hidden(relation);
-        RETURN QUERY SELECT * FROM visrec._coverage(attachment);
-    ELSIF NOT visrec._owns(relation) AND has_function_privilege('visrec._monitor_coverage(integer)', 'EXECUTE') THEN
-        -- Whatever else it may read: with its own rights it would run the table's policies.
-        PERFORM visrec._note_hidden(relation);
-        RETURN QUERY SELECT * FROM visrec._monitor_coverage(attachment);
-    ELSE
-        RETURN QUERY SELECT * FROM visrec._count_states(attachment);
-    END IF;
-EXCEPTION WHEN insufficient_privilege THEN
-    IF NOT visrec._acts_for_owner(relation) AND has_table_privilege(relation, 'SELECT') IS NOT TRUE
-        AND NOT has_function_privilege('visrec._monitor_coverage(integer)', 'EXECUTE') THEN
-        RAISE;
-    END IF;
-    RAISE WARNING '%', SQLERRM;
+            ERRCODE = SQLSTATE, MESSAGE = format('could not count the rows of table "%s": %s', visrec._label(relation), SQLERRM);
+    END;
 END
 $$;
 COMMENT ON FUNCTION visrec.coverage(regclass, name) IS

@@ -278,6 +278,9 @@ BEGIN
             DETAIL = format('Columns "%s" and "%s" stay as they are, and are no longer kept current.', before.columns[3], before.columns[4]),
             HINT = 'To embed both, attach with another name.';
     END IF;
+    IF visrec._acts_for_owner(a.relation) AND NOT visrec._call(a.id, 'holds_stale')::boolean THEN      -- reading it can be undone, writing not
+        RETURN;
+    END IF;
     taken := visrec._call(a.id, 'take_stale', jsonb_build_object('schemas', coalesce(path, '{}')));
     IF taken > 0 THEN
         RAISE NOTICE USING
@@ -299,6 +302,17 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION visrec._of_another(visrec._names) IS
     'The condition for a row whose vector is of another image than it has; by all of the bytes, and by a path alone.';
+
+CREATE FUNCTION visrec._holds_stale(n visrec._names) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found boolean;
+BEGIN
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s AS t WHERE %s)', n."table", visrec._of_another(n)) INTO found;
+    RETURN to_jsonb(found);
+END
+$$;
+COMMENT ON FUNCTION visrec._holds_stale(visrec._names) IS 'Whether a row has the vector of another image than it has.';
 
 CREATE FUNCTION visrec._take_stale(n visrec._names, schemas name[], keys text[] DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

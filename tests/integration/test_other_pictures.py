@@ -464,3 +464,24 @@ def test_a_copied_vector_that_the_owner_cannot_remove_fails_the_insert(clones):
     finally:
         clones.execute("DROP OWNED BY visrec_owner CASCADE")
         clones.execute("DROP ROLE visrec_owner")
+
+
+@pytest.mark.parametrize("made", ["before", "after"])
+def test_a_trigger_changes_the_picture_of_a_row_that_moves_to_another_partition(db, made):
+    db.execute("CREATE TABLE cl (id int PRIMARY KEY, img bytea) PARTITION BY RANGE (id)")
+    db.execute("CREATE TABLE one PARTITION OF cl FOR VALUES FROM (0) TO (100)")
+    db.execute("CREATE TABLE two PARTITION OF cl FOR VALUES FROM (100) TO (200)")
+    other = middle("00ff00").hex()
+    trigger = (
+        "CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN NEW.img := '\\x{other}'; RETURN NEW; END $$;"
+        " CREATE TRIGGER other BEFORE INSERT ON two FOR EACH ROW EXECUTE FUNCTION other()"
+    )
+    attach = "SELECT visrec.attach('cl', image_column => 'img', model => 'pixels')"
+    for statement in (trigger, attach) if made == "before" else (attach, trigger):
+        db.execute(statement)
+    db.execute("INSERT INTO cl VALUES (1, %s), (2, %s)", (middle("0000ff"), middle("ff0000")))
+    db.execute("UPDATE cl SET id = id + 100 WHERE id = 1")
+    assert wrong(db, "cl", image="img") == []
+    assert coverage(db, "cl") == {"embedded": 2}
+    copy_of_row(db, id=103)

@@ -124,7 +124,7 @@ def try_it(db, call):
     try:
         db.execute(call)
     except psycopg.errors.InsufficientPrivilege as error:
-        said = ("left something in this session", "would run code of others in this session")
+        said = ("left something in this session", "could run code of others in this session")
         assert any(words in str(error) for words in said)  # noqa: PT017
 
 

@@ -1,0 +1,286 @@
+"""What administrators write for an owner whom they need not trust: it sets off no code."""
+
+import psycopg
+import pytest
+
+from .conftest import coverage, notices
+from .test_strangers import alice, become, loot
+
+__all__ = ["alice"]
+
+BACKFILL = "CALL visrec.backfill('eve.e')"
+# Run by eve's code, wherever it gets to: later it runs as whoever ends the transaction.
+SPY = (
+    "CREATE TABLE d (n int)",
+    "CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN INSERT INTO public.loot VALUES (current_user); RETURN NULL; END $$",
+    "CREATE CONSTRAINT TRIGGER spy AFTER INSERT ON d DEFERRABLE INITIALLY DEFERRED"
+    " FOR EACH ROW EXECUTE FUNCTION spy()",
+    "CREATE FUNCTION really() RETURNS boolean LANGUAGE plpgsql AS"
+    " $$ BEGIN IF session_user <> 'visrec_eve' THEN INSERT INTO public.loot VALUES (current_user);"
+    " INSERT INTO eve.d VALUES (1); END IF; RETURN true; END $$",
+    "CREATE FUNCTION go() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS"
+    " $$ BEGIN RETURN eve.really(); END $$",
+    "CREATE FUNCTION go_too() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN PERFORM eve.go(); RETURN NEW; END $$",
+)
+KID = (
+    "CREATE TABLE kid (g bigint REFERENCES e (g) ON UPDATE CASCADE)",
+    "INSERT INTO kid SELECT g FROM e WHERE id = 1",
+    "CREATE TRIGGER k BEFORE UPDATE ON kid FOR EACH ROW EXECUTE FUNCTION go_too()",
+)
+GENERATED = (
+    "ALTER TABLE e ADD g bigint GENERATED ALWAYS AS"
+    " (CASE WHEN content_vector IS NULL THEN id ELSE -id END) STORED UNIQUE"
+)
+RUNS_CODE = {
+    "trigger": (
+        "CREATE TRIGGER t BEFORE UPDATE ON e FOR EACH ROW EXECUTE FUNCTION go_too()",
+        'Trigger "t"',
+    ),
+    "a trigger of visrec's function": (
+        "DO $$ BEGIN EXECUTE (SELECT format('CREATE TRIGGER t BEFORE UPDATE ON e FOR EACH ROW"
+        " WHEN (eve.go()) EXECUTE FUNCTION visrec._trigger_%s()', id) FROM visrec.attachment"
+        " WHERE name = 'e'); END $$",
+        'Trigger "t"',
+    ),
+    "check": ("ALTER TABLE e ADD CONSTRAINT c CHECK (go()) NOT VALID", 'Constraint "c"'),
+    "a check that runs text": (
+        "ALTER TABLE e ADD CONSTRAINT c"
+        " CHECK (query_to_xml('SELECT eve.go()', true, true, '') IS NOT NULL) NOT VALID",
+        'Constraint "c"',
+    ),
+    "a check that sets a setting": (
+        "ALTER TABLE e ADD CONSTRAINT c"
+        " CHECK (set_config('app.tenant', 'eve', false) <> '') NOT VALID",
+        'Constraint "c"',
+    ),
+    "an operator": (
+        "DO $$ BEGIN CREATE FUNCTION eq(text, text) RETURNS boolean LANGUAGE sql IMMUTABLE AS"
+        " 'SELECT eve.go()'; CREATE OPERATOR === (LEFTARG = text, RIGHTARG = text, FUNCTION = eq);"
+        " ALTER TABLE e ADD CONSTRAINT c CHECK (image_path === 'x') NOT VALID; END $$",
+        'Constraint "c"',
+    ),
+    "a cast to a domain": (
+        "DO $$ BEGIN CREATE DOMAIN dom AS text CHECK (eve.go());"
+        " ALTER TABLE e ADD CONSTRAINT c CHECK (image_path::dom <> '') NOT VALID; END $$",
+        'Constraint "c"',
+    ),
+    "generated column": (
+        "ALTER TABLE e ADD g boolean GENERATED ALWAYS AS (go()) STORED",
+        'Generated column "g"',
+    ),
+    "index": (
+        "CREATE INDEX i ON e ((go()))",
+        'Index "i"',
+    ),
+    "index condition": ("CREATE INDEX i ON e (id) WHERE go()", 'Index "i"'),
+    "index of a range with a function": (
+        "DO $$ BEGIN CREATE FUNCTION diff(int, int) RETURNS float8 LANGUAGE sql IMMUTABLE AS"
+        " 'SELECT CASE WHEN eve.go() THEN 0.0::float8 END';"
+        " CREATE TYPE span AS RANGE (SUBTYPE = int, SUBTYPE_DIFF = diff);"
+        " ALTER TABLE e ADD s span; CREATE INDEX i ON e USING gist (s); END $$",
+        'Index "i"',
+    ),
+    "rule": ("CREATE RULE r AS ON INSERT TO e DO ALSO SELECT eve.go()", 'Rule "r"'),
+    "policy": (
+        "CREATE POLICY p ON e USING (go());"
+        " ALTER TABLE e ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        'Policy "p"',
+    ),
+    "a key that another table follows": (
+        "; ".join((GENERATED, *KID)),
+        'Foreign key "kid_g_fkey" of table "eve.kid"',
+    ),
+    "foreign key with a cast": (
+        "DO $$ BEGIN CREATE TYPE mood AS ENUM ('a');"
+        " CREATE FUNCTION evil(mood) RETURNS int LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM eve.go(); RETURN 1; END';"
+        " CREATE CAST (mood AS int) WITH FUNCTION evil(mood) AS IMPLICIT;"
+        " CREATE TABLE pk (id int PRIMARY KEY); INSERT INTO pk VALUES (1);"
+        " ALTER TABLE e ADD m mood REFERENCES pk DEFERRABLE INITIALLY DEFERRED; END $$",
+        'Foreign key "e_m_fkey"',
+    ),
+}
+
+
+@pytest.fixture
+def eves(alice, paths):
+    """A table of eve's with a row that is pending, and code of hers to be set off."""
+    become(
+        alice,
+        "eve",
+        *SPY,
+        "CREATE TABLE e (id bigint PRIMARY KEY, image_path text)",
+        "SELECT visrec.attach('e', model => 'pixels')",
+        "ALTER TABLE e DISABLE TRIGGER USER",
+        f"INSERT INTO e VALUES (1, '{paths[0]}')",
+        "ALTER TABLE e ENABLE TRIGGER USER",
+    )
+    return alice
+
+
+@pytest.mark.parametrize("how", RUNS_CODE)
+def test_nothing_is_written_where_code_may_run(eves, how):
+    statement, said = RUNS_CODE[how]
+    become(eves, "eve", statement)
+    become(eves, None)
+    eves.execute("DELETE FROM loot")
+    for call in (BACKFILL, "SELECT visrec.retry('eve.e')", "SELECT visrec.recheck('eve.e')"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+            eves.execute(call)
+        assert caught.value.diag.message_primary == (
+            'to write vectors of table "eve.e" could run code of others in this session'
+        )
+        assert caught.value.diag.message_detail == (
+            f"{said} may run more than PostgreSQL's own code."
+        )
+    assert loot(eves) == set()
+
+
+def test_a_partition_key_is_code(eves, paths):
+    become(
+        eves,
+        "eve",
+        "DROP TABLE e",
+        "CREATE FUNCTION part(text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS"
+        " $$ BEGIN PERFORM eve.go(); RETURN 1; END $$",
+        "CREATE TABLE top (id bigint, image_path text, content_vector vector(512),"
+        " content_vector_source bigint[]) PARTITION BY LIST (part(image_path))",
+        "CREATE TABLE e PARTITION OF top FOR VALUES IN (1)",
+        "ALTER TABLE e ADD PRIMARY KEY (id)",
+        "SELECT visrec.attach('e', model => 'pixels')",
+        "ALTER TABLE e DISABLE TRIGGER USER",
+        f"INSERT INTO e VALUES (1, '{paths[0]}')",
+        "ALTER TABLE e ENABLE TRIGGER USER",
+    )
+    become(eves, None)
+    eves.execute("DELETE FROM loot")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+        eves.execute(BACKFILL)
+    assert caught.value.diag.message_detail == (
+        'Partition key of table "eve.top" may run more than PostgreSQL\'s own code.'
+    )
+    assert loot(eves) == set()
+
+
+def test_who_may_refer_to_a_table_runs_nothing_as_its_owner(eves, paths):
+    """A stranger's table follows a generated key of alice's."""
+    become(
+        eves,
+        "alice",
+        "CREATE TABLE e (id bigint PRIMARY KEY, image_path text)",
+        "SELECT visrec.attach('e', model => 'pixels')",
+        GENERATED,
+        "GRANT REFERENCES (g), SELECT ON e TO visrec_eve",
+        "GRANT USAGE ON SCHEMA alice TO visrec_eve",
+        "ALTER TABLE e DISABLE TRIGGER USER",
+        f"INSERT INTO e VALUES (1, '{paths[0]}')",
+        "ALTER TABLE e ENABLE TRIGGER USER",
+    )
+    become(eves, "eve", *(s.replace(" e ", " alice.e ") for s in KID))
+    become(eves, None)
+    for role in (None, "alice"):
+        become(eves, role)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"code of (others|a str)"):
+            eves.execute("CALL visrec.backfill('alice.e')")
+    assert loot(eves) == set()
+
+
+def test_an_ordinary_table_is_written(eves, paths):
+    """As shops have them: checks, keys to and from it, generated columns, all kinds of indexes."""
+    become(
+        eves,
+        "eve",
+        "CREATE TYPE state AS ENUM ('draft', 'sold')",
+        "CREATE DOMAIN code AS text CHECK (VALUE ~ '^[A-Z]{3}$')",
+        "CREATE TABLE kind (id int PRIMARY KEY)",
+        "INSERT INTO kind VALUES (1)",
+        "ALTER TABLE e ADD price numeric(10, 2) DEFAULT 1 CHECK (price BETWEEN 0 AND 1000),"
+        " ADD title text DEFAULT 'Hat'"
+        " CHECK (title <> '' AND length(title) < 100 AND lower(title) ~ '^h'),"
+        " ADD state state DEFAULT 'draft' CHECK (state IN ('draft', 'sold')),"
+        " ADD code code DEFAULT 'ABC',"
+        " ADD made timestamptz DEFAULT now() CHECK (made <= now() AND made > DATE '2020-01-01'),"
+        " ADD tags text[] DEFAULT '{a}' CHECK (cardinality(tags) < 5 AND tags[1] <> 'b'),"
+        " ADD extra jsonb DEFAULT '{}' CHECK (jsonb_typeof(extra) = 'object'),"
+        " ADD kind int DEFAULT 1 REFERENCES kind DEFERRABLE INITIALLY DEFERRED,"
+        " ADD CHECK (CASE WHEN state = 'sold' THEN price IS NOT NULL ELSE true END),"
+        " ADD CHECK (vector_dims(content_vector) = 512),"
+        " ADD words tsvector GENERATED ALWAYS AS"
+        " (to_tsvector('english', coalesce(title, '') || ' ' || coalesce(code, ''))) STORED",
+        "CREATE INDEX ON e USING gin (words)",
+        "CREATE INDEX ON e USING gin (extra)",
+        "CREATE INDEX ON e (lower(title)) WHERE state = 'draft'",
+        "CREATE INDEX ON e (state, price DESC)",
+        "ALTER TABLE e ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY own ON e USING (current_user = 'visrec_eve'"
+        " OR current_setting('app.tenant', true) = 'shop')",
+        "CREATE TABLE line (item bigint REFERENCES e ON UPDATE CASCADE ON DELETE CASCADE)",
+        "INSERT INTO line VALUES (1)",
+    )
+    become(eves, None)
+    eves.execute(BACKFILL)
+    assert coverage(eves, "eve.e") == {"embedded": 1}
+    assert eves.execute("SELECT visrec.recheck('eve.e'), visrec.retry('eve.e')").fetchone() == (
+        0,
+        0,
+    )
+
+
+def test_a_superuser_attaches_a_table_with_triggers(eves):
+    """There is nothing to write yet."""
+    become(
+        eves,
+        "eve",
+        "CREATE TABLE t (id bigint PRIMARY KEY, image_path text)",
+        "CREATE TRIGGER t BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION go_too()",
+    )
+    become(eves, None)
+    eves.execute("SELECT visrec.attach('eve.t', model => 'pixels')")
+    assert coverage(eves, "eve.t") == {}
+
+
+def test_a_cursor_is_not_exchanged(eves):
+    before = eves.execute("SELECT visrec._session_state(0) -> 'cursors'").fetchone()
+    with eves.transaction():
+        eves.execute("DECLARE work CURSOR FOR SELECT 1")
+        opened = eves.execute("SELECT visrec._session_state(0) -> 'cursors'").fetchone()
+        eves.execute("CLOSE work")
+        eves.execute("DECLARE work CURSOR FOR SELECT 2")
+        other = eves.execute("SELECT visrec._session_state(0) -> 'cursors'").fetchone()
+    assert len({str(state) for state in (before, opened, other)}) == 3
+
+
+# Who looks at all tables --------------------------------------------------------------------------
+
+
+def test_a_table_that_cannot_be_counted_does_not_hide_the_others(eves):
+    become(
+        eves,
+        "eve",
+        "ALTER TABLE e ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY p ON e USING (1 / (id - id) > 0)",
+    )
+    become(eves, "alice", "CREATE TABLE a (id int PRIMARY KEY, image_path text)")
+    eves.execute("SELECT visrec.attach('a', model => 'pixels'); INSERT INTO a VALUES (1, NULL)")
+    become(eves, None)
+    heard = notices(eves)
+    rows = eves.execute(
+        "SELECT a.relation, c.* FROM visrec.attached AS a, visrec.coverage(a.relation, a.name) AS c"
+    ).fetchall()
+    assert ("alice.a", "no_image", 1) in rows
+    said = [text for severity, text, _ in heard if severity == "WARNING"]
+    assert said == ['could not count the rows of table "eve.e": division by zero']
+    become(eves, "eve")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        eves.execute("SELECT * FROM visrec.coverage('e')")
+
+
+@pytest.mark.parametrize(
+    "line", ["tuned_rows = 9223372036854775807", "tuned_recall = 'NaN'", "tuned_at = 'infinity'"]
+)
+def test_no_line_stops_selftest(eves, line):
+    become(eves, "eve")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="cannot write to an attachment"):
+        eves.execute(f"UPDATE visrec.own_attachment SET {line}")
