@@ -47,6 +47,7 @@ FILTERS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", METHODS)
 def test_both_ways_find_what_an_exact_search_finds(spread, method):
     index(spread, method)

@@ -570,6 +570,7 @@ WHERE EXISTS (
 TRAPS = Path(__file__).parent / "traps.sql"
 
 
+@pytest.mark.slow
 def test_the_install_script_takes_nothing_from_pgvectors_schema(db, postgresql):
     """Anything there may be an ordinary role's: it must neither run nor be bound."""
     db.execute("CREATE DATABASE visrec_traps TEMPLATE template0")

@@ -106,6 +106,7 @@ def test_settings_of_the_session_after_7999_of_8100_deletions(many, connect):
         session.close()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_index_after_deletions(many, method):
     rows(many, 1, 2500)
@@ -121,6 +122,7 @@ def test_every_index_after_deletions(many, method):
     assert found(many) == []
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", METHODS)
 def test_dead_rows_and_a_filter(many, method):
     rows(many, 1, 2500)
@@ -132,6 +134,7 @@ def test_dead_rows_and_a_filter(many, method):
     assert len(found(many, call.format(k=2))) == 2
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", ["hnsw", "hnsw_binary", "ivfflat"])
 def test_rows_that_row_level_security_hides(many, connect, method):
     rows(many, 1, 1500)
