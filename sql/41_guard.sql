@@ -47,12 +47,19 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner CONSTANT oid := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation);
     found text;
+    locked text;
 BEGIN
     IF visrec._trusted(owner) THEN      -- a superuser's, or of who may become the caller anyway
         RETURN;
     END IF;
-    -- Nothing more comes to the table, partitions included, until the transaction ends.
-    EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', a.relation);
+    -- Nothing more comes to the table, partitions included, and nothing else gets its name, until the transaction ends: who
+    -- renames its schema waits for the line, in visrec._follow_table.
+    PERFORM FROM visrec.own_attachment AS r WHERE r.id = a.id FOR KEY SHARE;
+    locked := a.relation;
+    EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', locked);
+    IF to_regclass(locked) IS DISTINCT FROM a.relation THEN
+        RAISE object_in_use USING MESSAGE = format('table "%s" is being renamed', visrec._label(a.relation));
+    END IF;
     found := visrec._other_code(a) || ' may run more than PostgreSQL''s own code';
     found := coalesce(found, visrec._strangers_schema(a.relation, a.types[1]));
     IF found IS NOT NULL THEN

@@ -284,3 +284,22 @@ def test_no_line_stops_selftest(eves, line):
     become(eves, "eve")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="cannot write to an attachment"):
         eves.execute(f"UPDATE visrec.own_attachment SET {line}")
+
+
+def test_no_other_table_gets_the_name_while_an_administrator_writes(eves, connect):
+    """By its schema: that is renamed without a lock on the tables in it."""
+    become(eves, None)
+    owner = connect(autocommit=True)
+    dbname = eves.info.dbname
+    eves.execute(f'GRANT CREATE ON DATABASE "{dbname}" TO visrec_eve')
+    owner.execute("SET SESSION AUTHORIZATION visrec_eve")
+    with eves.transaction():
+        eves.execute("SELECT visrec.retry('eve.e')")
+        owner.execute("SET lock_timeout = '300ms'")
+        for statement in ("ALTER SCHEMA eve RENAME TO eve2", "ALTER TABLE eve.e RENAME TO e2"):
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                owner.execute(statement)
+    owner.execute("ALTER SCHEMA eve RENAME TO eve2")
+    owner.execute("ALTER SCHEMA eve2 RENAME TO eve")
+    eves.execute(BACKFILL)
+    assert coverage(eves, "eve.e") == {"embedded": 1}
