@@ -142,7 +142,7 @@ demo: export DEMO_IMAGES := $(value IMAGES)
 demo: export DEMO_MODEL := $(value MODEL)
 demo: ## show it at work, on drawn pictures or those in IMAGES=DIRECTORY
 	@scripts/quietly.sh build/demo/install.log 'installing what is missing, and starting a PostgreSQL' \
-	    $(MAKE) --no-print-directory demo-server
+	    $(MAKE) --no-print-directory demo-server 'TORCH=$(TORCH)'
 	@env=$$(scripts/cluster.sh env demo) && eval "$$env" && \
 	    PYTHONPATH=python:demo PYTHONDONTWRITEBYTECODE=1 '$(VISREC_HOME)/venv/bin/python' demo/run.py \
 	    --output build/demo --images "$$DEMO_IMAGES" --model "$$DEMO_MODEL"

@@ -95,3 +95,15 @@ def test_demo_stop_keeps_what_was_fetched_and_says_so(tmp_path: Path) -> None:
     assert done.stdout == f"kept: the model {model} (rm -r removes it)\n"
     assert model.is_dir()
     assert not (tmp_path / "demo").exists()
+
+
+def test_the_demo_of_pixels_needs_no_torch() -> None:
+    """What is said to the make inside, which installs."""
+    done = subprocess.run(
+        ["make", "-n", "demo", "MODEL=pixels"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "demo-server 'TORCH=any'" in done.stdout
