@@ -80,8 +80,8 @@ BEGIN
         distances := found.distances;
     ELSE
         IF n.index_method <> 'none' AND k < 1000 THEN       -- more than 1000 the index does not find in one go
-            EXECUTE format('SELECT f.ids, f.distances FROM visrec.%I($1, $2, $3, false) AS f', '_nearest_' || n.id)
-            INTO ids, distances USING query, excluded, k;
+            EXECUTE format('SELECT f.ids, f.distances FROM visrec.%I($1, $2, $3, $4, false) AS f', '_nearest_' || n.id)
+            INTO ids, distances USING query, excluded, k, max_distance;
         END IF;
         IF ids IS NULL THEN
             found := visrec._by_row(n, query, excluded, k, filter, 'true', NULL);
@@ -146,7 +146,7 @@ COMMENT ON FUNCTION visrec._similar(integer, anyelement, integer, jsonb, double 
     'What similar_<name> returns.';
 
 CREATE FUNCTION visrec._neighbours(n visrec._names, id anyelement, k integer, max_distance double precision DEFAULT NULL,
-    OUT ids anyarray, OUT distances double precision[])
+    itself boolean DEFAULT false, OUT ids anyarray, OUT distances double precision[])
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     query record;
@@ -157,14 +157,15 @@ BEGIN
     IF query.source <> 0 AND query.source >> 32 <> n.weights THEN
         PERFORM visrec._other_model(n.id, query.key);
     ELSIF query.vector IS NOT NULL THEN
-        found := visrec._nearest(n, query.vector, ARRAY[id], k, NULL, max_distance);
+        found := visrec._nearest(n, query.vector, CASE WHEN itself THEN (ARRAY[id])[:0] ELSE ARRAY[id] END, k, NULL, max_distance);
         ids := found.ids;
         distances := found.distances;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._neighbours(visrec._names, anyelement, integer, double precision) IS
-    'The keys and distances of a row''s k nearest, as similar_<name> finds them: what is measured of searches asks this.';
+COMMENT ON FUNCTION visrec._neighbours(visrec._names, anyelement, integer, double precision, boolean) IS
+    'The keys and distances of a row''s k nearest, as similar_<name> finds them: what is measured of searches asks this. itself: '
+    'the row is among them.';
 
 CREATE FUNCTION visrec._query_vector(n visrec._names, path text, image bytea, query text) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -124,7 +124,8 @@ BEGIN
 
     -- Not knowing k, the planner would rather sort the whole table than use the index.
     PERFORM visrec._make_search(attachment, 'nearest',
-        format('%s.vector, %s[], integer, boolean, OUT ids %s[], OUT distances double precision[]', n.vector_schema, n.key_type, n.key_type),
+        format('%s.vector, %s[], integer, double precision, boolean, OUT ids %s[], OUT distances double precision[]',
+            n.vector_schema, n.key_type, n.key_type),
         'LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan SET enable_sort = off SET jit = off',
         CASE n.index_method WHEN 'none' THEN 'BEGIN END' ELSE format($body$
 #variable_conflict use_column
@@ -138,8 +139,9 @@ DECLARE
     ignored pg_catalog.text;        -- an assignment is an expression, where PERFORM would be a statement
     found_ids %3$s[];
     found_distances double precision[];
+    found pg_catalog.record;
 BEGIN
-    IF NOT $4 THEN
+    IF NOT $5 THEN
         IF (%13$s) IS NOT TRUE THEN     -- a name means something else now
             RETURN;
         END IF;
@@ -170,16 +172,22 @@ BEGIN
         search.ignored := pg_catalog.set_config(%4$L, search.iterative, true);
         search.ignored := pg_catalog.set_config(%2$L, search.breadth, true);
     END IF;
-    IF pg_catalog.cardinality(search.found_ids) OPERATOR(pg_catalog.=) search.pool
-        AND search.found_distances[$3] OPERATOR(pg_catalog.<>) search.found_distances[$3 OPERATOR(pg_catalog.+) 1]
-    THEN
-        ids := search.found_ids[:$3];
-        distances := search.found_distances[:$3];
+    IF pg_catalog.cardinality(search.found_ids) OPERATOR(pg_catalog.=) search.pool THEN
+        IF search.found_distances[$3] OPERATOR(pg_catalog.<>) search.found_distances[$3 OPERATOR(pg_catalog.+) 1]
+            OR search.found_distances[$3] OPERATOR(pg_catalog.>) $4
+        THEN
+            ids := search.found_ids[:$3];
+            distances := search.found_distances[:$3];
+        ELSE
+            search.found := visrec._by_index(%14$L::visrec._names, $1, $2, $3, NULL::pg_catalog.jsonb, 'true', 1, 20000, true);
+            ids := search.found.ids;
+            distances := search.found.distances;
+        END IF;
     END IF;
 END
 $body$, pool.pool, CASE pool.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END, n.key_type,
             pool.scan || '.iterative_scan', CASE pool.scan WHEN 'hnsw' THEN 'strict_order' ELSE 'relaxed_order' END, pool.breadth,
-            n.key, n.vector, n.vector_schema, n."table", n.equals, ordering, hold) END);
+            n.key, n.vector, n.vector_schema, n."table", n.equals, ordering, hold, n) END);
 
     PERFORM visrec._make_search(attachment, 'similar', format('%s, integer, jsonb, double precision, boolean', n.key_type),
         format('RETURNS TABLE (id %s, similarity double precision%s) LANGUAGE plpgsql STABLE ROWS 10', n.key_type, columns),
@@ -202,7 +210,7 @@ BEGIN
                 OR asked.source OPERATOR(pg_catalog.>>) 32 OPERATOR(pg_catalog.=) %7$s)
             THEN
                 IF $3 IS NULL THEN
-                    search.found := visrec.%8$I(asked.query, ARRAY[$1], $2, true);
+                    search.found := visrec.%8$I(asked.query, ARRAY[$1], $2, NULL, true);
                 ELSE
                     search.found := visrec._filtered(%14$L::visrec._names, asked.query, ARRAY[$1], $2, $3);
                 END IF;
@@ -253,8 +261,9 @@ END
 $$;
 COMMENT ON FUNCTION visrec._make_searches(integer) IS
     'Makes an attachment''s planned searches, as it is now: visrec._nearest_<id>, by a vector, without the excluded keys (NULLs '
-    'where visrec._nearest must look closer; true: the caller has seen to it that the names hold); visrec._similar_<id>, by a key; visrec._result_<id>, the columns that searches '
-    'return, of keys and distances; and visrec._inputs_<id>, the vectors of liked and disliked rows.';
+    'where visrec._nearest must look closer; which of those beyond max_distance it gives does not matter; true: the caller has seen '
+    'to it that the names hold); visrec._similar_<id>, by a key; visrec._result_<id>, the columns that searches return, of keys and '
+    'distances; and visrec._inputs_<id>, the vectors of liked and disliked rows.';
 REVOKE ALL ON FUNCTION visrec._make_searches(integer) FROM PUBLIC;
 
 CREATE FUNCTION visrec._renew_searches(attachment integer) RETURNS void

@@ -41,15 +41,17 @@ COMMENT ON FUNCTION visrec._costs(visrec._names, integer, double precision, doub
     'rows that a filter leaves; rows, share and cost as visrec._expected has them.';
 
 CREATE FUNCTION visrec._by_index(n visrec._names, query vector, excluded anyarray, k integer, filter jsonb, condition text,
-    share double precision, visits double precision, OUT ids anyarray, OUT distances double precision[])
+    share double precision, visits double precision, tied boolean DEFAULT false, OUT ids anyarray, OUT distances double precision[])
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parts record := visrec._index_parts(n);
+    ordering CONSTANT text := format('%s %s %s', format(parts.expression, 't.' || n.vector), parts.operator, format(parts.expression, '$1'));
     asked record := visrec._index_pool(n);
     settings CONSTANT text[] := ARRAY[CASE asked.scan WHEN 'hnsw' THEN 'hnsw.ef_search' ELSE 'ivfflat.probes' END,
         asked.scan || '.iterative_scan', 'hnsw.max_scan_tuples'];
     before text[];
     pool integer;
+    widest integer;
     broad integer;
     found record;
 BEGIN
@@ -59,31 +61,44 @@ BEGIN
     before := ARRAY(SELECT current_setting(s) FROM unnest(settings) AS s);
     pool := CASE asked.times WHEN 1 THEN k + 1 ELSE greatest(asked.times * k, asked.at_least) END;
     broad := asked.width;
-    IF asked.scan = 'hnsw' THEN     -- it goes on until it has enough, but finds better ones when it begins broadly enough
-        broad := least(greatest(2 * k, broad, pool + 1, 1.5 * pool / share), 1000);
-    ELSE        -- rows that pass are in as many lists more
-        broad := least(ceil(broad / greatest(share, 1e-4)), 32768);
-    END IF;
-    -- A larger setting of the session's is kept. Rows come nearly in order, and are sorted below.
-    PERFORM set_config(settings[1], greatest(before[1]::integer, broad)::text, true),
-        set_config(settings[2], 'relaxed_order', true),
-        set_config(settings[3], least(greatest(visits, 2 * broad), 2147483647)::integer::text, true);
-    EXECUTE format('SELECT array_agg(s.id ORDER BY s.d, s.id) AS ids, array_agg(s.d ORDER BY s.d, s.id) AS distances '
-        'FROM (SELECT t.%1$s AS id, t.%2$s OPERATOR(%3$s.<=>) $1 AS d FROM %4$s AS t WHERE t.%2$s IS NOT NULL '
-        'AND NOT t.%1$s %5$s ANY ($2) AND %6$s ORDER BY %7$s %8$s %9$s LIMIT %10$s) AS s',
-        n.key, n.vector, n.vector_schema, n."table", n.equals, condition, format(parts.expression, 't.' || n.vector), parts.operator,
-        format(parts.expression, '$1'), pool)
-    INTO found USING query, excluded, filter;
+    widest := greatest(1000, 2 * pool);
+    LOOP
+        IF tied THEN
+            pool := least(CASE WHEN found IS NULL THEN pool + 40 ELSE 5 * pool END, widest);
+        END IF;
+        IF asked.scan = 'hnsw' THEN     -- it goes on until it has enough, but finds better ones when it begins broadly enough
+            broad := least(greatest(2 * k, asked.width, pool + 1, 1.5 * pool / share), 1000);
+        ELSE        -- rows that pass are in as many lists more
+            broad := least(ceil(asked.width / greatest(share, 1e-4)), 32768);
+        END IF;
+        -- A larger setting of the session's is kept. Rows come nearly in order, and are sorted below.
+        PERFORM set_config(settings[1], greatest(before[1]::integer, broad)::text, true),
+            set_config(settings[2], 'relaxed_order', true),
+            set_config(settings[3], least(greatest(visits, 2 * broad), 2147483647)::integer::text, true);
+        -- Rows of one vector are as far in the index, too. Once it gives a farther one, it has given them all.
+        EXECUTE format('SELECT s.ids, s.distances, (SELECT max(u.o) FROM unnest(s.distances, s.orders) AS u (d, o) WHERE u.d = s.distances[$4]) '
+            '< s.reached AS past FROM (SELECT array_agg(p.id ORDER BY p.d, p.id) AS ids, array_agg(p.d ORDER BY p.d, p.id) AS distances, '
+            'array_agg(p.o ORDER BY p.d, p.id) AS orders, (array_agg(p.o ORDER BY p.place DESC))[1] AS reached '
+            'FROM (SELECT i.*, row_number() OVER () AS place '
+            'FROM (SELECT t.%1$s AS id, t.%2$s OPERATOR(%3$s.<=>) $1 AS d, %7$s AS o FROM %4$s AS t WHERE t.%2$s IS NOT NULL '
+            'AND NOT t.%1$s %5$s ANY ($2) AND %6$s ORDER BY %7$s LIMIT %8$s) AS i) AS p) AS s',
+            n.key, n.vector, n.vector_schema, n."table", n.equals, condition, ordering, pool)
+        INTO found USING query, excluded, filter, k;
+        tied := found.distances[k] = found.distances[k + 1] AND NOT found.past;
+        EXIT WHEN (tied AND cardinality(found.ids) = pool AND pool < widest AND pool / share < visits) IS NOT TRUE;
+    END LOOP;
     PERFORM set_config(s.name, s.value, true) FROM unnest(settings, before) AS s (name, value);
-    IF cardinality(found.ids) = pool AND found.distances[k] <> found.distances[k + 1] THEN
+    IF NOT tied AND cardinality(found.ids) = pool THEN
         ids := found.ids[:k];
         distances := found.distances[:k];
     END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._by_index(visrec._names, vector, anyarray, integer, jsonb, text, double precision, double precision) IS
+COMMENT ON FUNCTION visrec._by_index(visrec._names, vector, anyarray, integer, jsonb, text, double precision, double precision, boolean) IS
     'The k nearest of the rows that a filter leaves, by the attachment''s index; NULL where it visited as many rows as it may '
-    'before it had them, or more are as near as the k-th. share: of the rows that the condition leaves.';
+    'before it had them. Where more are as near as the k-th, it is asked for more, until they have all come: the first by their keys '
+    'are taken. NULL, too, where they are more than 1000 or so: a graph with so many equal rows hides others. '
+    'share: of the rows that the condition leaves; tied: that there are more is known.';
 
 CREATE FUNCTION visrec._by_row(n visrec._names, query vector, excluded anyarray, k integer, filter jsonb, condition text,
     most double precision, OUT ids anyarray, OUT distances double precision[], OUT more boolean)

@@ -1,21 +1,57 @@
 -- duplicates: which rows of a table show the same picture, or nearly so.
 
+CREATE FUNCTION visrec._near_each(n visrec._names, rows anyarray, k integer, max_distance double precision)
+RETURNS TABLE (place bigint, ids anyarray, distances double precision[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    total CONSTANT integer := cardinality(rows);
+    started CONSTANT timestamptz := clock_timestamp();
+    told timestamptz := started;
+    seconds double precision;
+BEGIN
+    FOR i IN 1 .. total LOOP
+        place := i;
+        SELECT f.ids, f.distances INTO ids, distances FROM visrec._neighbours(n, rows[i], k, max_distance, true) AS f;
+        RETURN NEXT;
+        IF clock_timestamp() - told > interval '5 seconds' THEN
+            told := clock_timestamp();
+            seconds := extract(epoch FROM told - started);
+            RAISE NOTICE '%: % of % different vectors compared, % left', visrec._label(n.relation), i, total,
+                make_interval(secs => round(seconds * (total - i) / i));
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._near_each(visrec._names, anyarray, integer, double precision) IS
+    'The k nearest of each of these rows, itself among them, no farther than max_distance; tells how far it is every five seconds.';
+
 CREATE FUNCTION visrec._near_pairs(n visrec._names, k integer, max_distance double precision,
     OUT ids_a text[], OUT ids_b text[], OUT similarities double precision[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    EXECUTE format('SELECT visrec._other_model($1, %s) FROM %s AS t WHERE t.%s IS NOT NULL AND t.%4$s[1] <> 0 AND t.%4$s[1] >> 32 <> %5$s LIMIT 1',
+        n.key_text, n."table", n.vector, n.source, n.weights) USING n.id;
+    -- Rows of one vector have the same k + 1 nearest rows, if itself counts: one search for all of them. Whoever is not among
+    -- those has the first k.
     EXECUTE format($query$
+        WITH copies AS MATERIALIZED (
+            SELECT c.members, row_number() OVER (ORDER BY c.members[1]) AS place
+            FROM (SELECT array_agg(t.%4$s ORDER BY t.%4$s) AS members FROM %5$s AS t
+                  WHERE t.%6$s IS NOT NULL GROUP BY sha256(%7$s.vector_send(t.%6$s))) AS c)
         SELECT array_agg(%1$s ORDER BY p.a, p.b), array_agg(%2$s ORDER BY p.a, p.b), array_agg(p.similarity ORDER BY p.a, p.b)
         FROM (
-            SELECT CASE WHEN s.id %3$s f.id THEN f.id ELSE s.id END AS a,
-                   CASE WHEN s.id %3$s f.id THEN s.id ELSE f.id END AS b,
+            SELECT CASE WHEN s.id %3$s m.id THEN m.id ELSE s.id END AS a,
+                   CASE WHEN s.id %3$s m.id THEN s.id ELSE m.id END AS b,
                    max(1 - s.distance) AS similarity
-            FROM (SELECT t.%4$s AS id, visrec._neighbours($1, t.%4$s, $2, $3) AS r FROM %5$s AS t WHERE t.%6$s IS NOT NULL) AS f,
-                 unnest((f.r).ids, (f.r).distances) AS s (id, distance)
+            FROM visrec._near_each($1, ARRAY(SELECT c.members[1] FROM copies AS c ORDER BY c.place), least($2, 2147483646) + 1, $3) AS f
+            JOIN copies AS c ON c.place = f.place,
+                 unnest(c.members) AS m (id),
+                 unnest(f.ids, f.distances) WITH ORDINALITY AS s (id, distance, n)
+            WHERE NOT s.id %8$s m.id AND (s.n <= $2 OR m.id %8$s ANY (f.ids))
             GROUP BY 1, 2
         ) AS p
         $query$, visrec._key_expression('p.a', n.key_oid), visrec._key_expression('p.b', n.key_oid), n.greater, n.key, n."table",
-        n.vector)
+        n.vector, n.vector_schema, n.equals)
     INTO ids_a, ids_b, similarities USING n, k, max_distance;
 END
 $$;

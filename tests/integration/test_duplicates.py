@@ -177,3 +177,54 @@ def test_a_large_table_is_searched_by_its_index(posts):
     posts.execute("SELECT visrec.duplicates('posts')")
     posts.execute("SELECT pg_stat_force_next_flush()")
     assert posts.execute(scans).fetchone()[0] >= 3000
+
+
+# Groups of 1 to 9 rows of one vector; the keys of a group are far from each other.
+GROUPS = (
+    "INSERT INTO posts (id, content_vector) SELECT n,"
+    " ARRAY(SELECT sin(i * i) + 0.3 * sin(g * i * 0.37) FROM generate_series(1, 512) AS i)::vector"
+    " FROM (SELECT n, CASE WHEN n % 9 <= n / 9 % 9 THEN n % 100 / 9 + 1000 ELSE n END AS g"
+    "       FROM generate_series(1, {rows}) AS n) AS m"
+)
+
+
+def by_hand(db, k, max_distance):
+    """The pairs of a table without pictures, by comparing each row with all others."""
+    return db.execute(
+        "WITH near AS (SELECT a.id AS a, b.* FROM posts AS a, LATERAL ("
+        "   SELECT b.id AS b, (a.content_vector <=> b.content_vector) + 0 AS d FROM posts AS b"
+        "   WHERE b.id <> a.id AND b.content_vector IS NOT NULL ORDER BY 2, 1 LIMIT %s) AS b"
+        "   WHERE a.content_vector IS NOT NULL AND b.d <= %s)"
+        " SELECT least(a, b), greatest(a, b), 'similar', max(1 - d) FROM near GROUP BY 1, 2"
+        " ORDER BY 4 DESC, 1, 2",
+        (k, max_distance),
+    ).fetchall()
+
+
+@pytest.mark.parametrize("method", ["none", "ivfflat"])
+def test_copies_are_compared_as_all_rows_are(posts, method):
+    """Which pairs, and in which order, as if each row were searched for by itself."""
+    posts.execute(GROUPS.format(rows=120))
+    posts.execute("UPDATE posts SET content_vector = NULL WHERE id % 50 = 1")
+    posts.execute("CALL visrec.reindex('posts', %s)", (method,))
+    posts.execute("SET ivfflat.probes = 100")  # so that the index finds what there is
+    sizes = posts.execute("SELECT count(*) FROM posts GROUP BY content_vector").fetchall()
+    assert len({size for (size,) in sizes}) > 3
+    for k, max_distance in ((1, 0), (1, 0.1), (2, 2), (5, 0.1), (12, 0.03), (2147483647, 0.03)):
+        found = posts.execute(
+            "SELECT id_a, id_b, kind, similarity FROM duplicates_posts(%s, %s)", (k, max_distance)
+        ).fetchall()
+        assert found == by_hand(posts, k, max_distance), (k, max_distance)
+
+
+def test_rows_of_one_vector_are_searched_for_once(posts):
+    posts.execute(GROUPS.format(rows=300))
+    posts.execute("SET track_functions = 'all'")
+    different = posts.execute("SELECT count(DISTINCT content_vector) FROM posts").fetchone()
+    with posts.transaction():
+        posts.execute("SELECT duplicates_posts()")
+        assert different == posts.execute(
+            "SELECT sum(pg_stat_get_xact_function_calls(oid)) FROM pg_proc"
+            " WHERE proname = '_nearest' AND pronamespace = 'visrec'::regnamespace"
+        ).fetchone()
+    assert different[0] < 250

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from .test_k_rows import METHODS, index, rows
+from .test_k_rows import COPIES, METHODS, TIED, index, rows
 
 PICTURE = "visrec._test_picture()"
 
@@ -59,7 +59,7 @@ def test_both_ways_find_what_an_exact_search_finds(spread, method):
             assert filtered(spread, filter_, k) == by_hand(spread, condition, k), (filter_, k)
 
 
-def ways(db, filter_):
+def ways(db, filter_, k=5, row=1):
     """Which of the two ways a search took, by the functions that ran."""
     db.execute("SET track_functions = 'all'")
     counted = (
@@ -70,7 +70,7 @@ def ways(db, filter_):
     # What was counted before may not have been reported yet.
     with db.transaction():
         before = [calls or 0 for _, calls in db.execute(counted).fetchall()]
-        filtered(db, filter_)
+        filtered(db, filter_, k, row)
         after = [calls or 0 for _, calls in db.execute(counted).fetchall()]
         return tuple(a - b for a, b in zip(after, before, strict=True))
 
@@ -91,6 +91,21 @@ def test_a_wrong_guess_goes_the_other_way(spread):
     spread.execute("UPDATE posts SET far = true")
     assert ways(spread, '{"far": true}') == (1, 1)
     assert filtered(spread, '{"far": true}', 3) == by_hand(spread, "far", 3)
+
+
+@pytest.mark.parametrize("method", TIED)
+def test_ties_at_the_cut_are_settled_by_the_index(posts, method):
+    posts.execute(COPIES.format(number="sin(n % 240 * i * 0.37 + i * i)", rows=1200))
+    posts.execute("ALTER TABLE posts ADD n int")
+    posts.execute("UPDATE posts SET n = id * 7919 % 1200")
+    index(posts, method)
+    posts.execute("VACUUM ANALYZE posts")
+    posts.execute("SET hnsw.ef_search = 400")
+    posts.execute("SET ivfflat.probes = 100")
+    filter_ = '{"n": {"lt": 1100}}'
+    for k in (1, 2, 4, 6, 9, 20):
+        assert filtered(posts, filter_, k, row=7) == by_hand(posts, "n < 1100", k, row=7), k
+        assert ways(posts, filter_, k, row=7) == (1, 0)
 
 
 # Values ------------------------------------------------------------------------------------------

@@ -37,6 +37,21 @@ def nearest(connection, k=5, row=1):
     ]
 
 
+def compared_all(connection, call):
+    """What a search finds, and how often it compared every row."""
+    connection.execute("SET track_functions = 'all'")
+    counted = (
+        "SELECT coalesce(pg_stat_get_xact_function_calls(oid), 0) FROM pg_proc"
+        " WHERE proname = '_by_row' AND pronamespace = 'visrec'::regnamespace"
+    )
+    # What was counted before may not have been reported yet.
+    with connection.transaction():
+        [(before,)] = connection.execute(counted).fetchall()
+        ids = found(connection, call)
+        [(after,)] = connection.execute(counted).fetchall()
+    return ids, after - before
+
+
 @pytest.fixture
 def many(posts):
     """``posts`` with a vacuum that never comes."""
@@ -197,3 +212,42 @@ def test_rows_in_partitions(db):
     for k in (1, 5, 99, 100, 500):
         assert len(found(db, f"similar_posts(1, {k})")) == min(k, 100)
     assert found(db) == nearest(db)
+
+
+# Several rows of one vector, in an order that is not that of the keys.
+COPIES = (
+    "INSERT INTO posts (id, category, content_vector) SELECT n, 'c',"
+    " ARRAY(SELECT {number} FROM generate_series(1, 512) AS i)::vector"
+    " FROM generate_series(1, {rows}) AS n ORDER BY sha256(n::text::bytea)"
+)
+TIED = ["hnsw", "ivfflat"]
+
+
+@pytest.mark.parametrize("method", [*TIED, "hnsw_binary"])
+def test_ties_at_the_cut_do_not_compare_every_row(many, method):
+    many.execute(COPIES.format(number="sin(n % 240 * i * 0.37 + i * i)", rows=1200))
+    index(many, method)
+    many.execute("SET hnsw.ef_search = 400")  # the graph of 240 vectors is another matter
+    many.execute("SET ivfflat.probes = 100")
+    for row in (1, 723):
+        for k in (1, 3, 4, 5, 8, 9, 31):
+            exact = nearest(many, k, row)
+            assert compared_all(many, f"similar_posts({row}, {k})") == (exact, 0), (row, k)
+    recommended, times = compared_all(many, "recommend_posts('{1}', k => 7)")
+    assert (recommended, times) == (nearest(many, 7), 0)
+
+
+@pytest.mark.parametrize("method", TIED)
+def test_more_ties_than_the_index_is_asked_for(many, method):
+    """Six of seven rows are equal. A graph of them gives nothing else, and not the copies of the
+    seventh, which are nearer."""
+    many.execute(
+        COPIES.format(
+            number="sin(i * i) + CASE WHEN n % 7 = 0 THEN 0.7 * sin(n % 490 * i * 0.37) ELSE 0 END",
+            rows=1500,
+        )
+    )
+    index(many, method)
+    for k in (1, 7, 50, 999):
+        assert compared_all(many, f"similar_posts(1, {k})") == (nearest(many, k), 1), k
+        assert found(many, f"similar_posts(7, {k})") == nearest(many, k, 7), k

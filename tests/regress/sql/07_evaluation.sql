@@ -51,7 +51,7 @@ CREATE OR REPLACE FUNCTION similar_items(INOUT id bigint, k integer DEFAULT 10, 
     max_distance double precision DEFAULT NULL, strict boolean DEFAULT false, OUT similarity double precision, OUT image_path text)
 RETURNS SETOF record LANGUAGE sql AS 'SELECT 1, 0, ''evil'' WHERE false';
 SELECT queries, recall, worst FROM visrec.recall('items', 1);
-CREATE OR REPLACE FUNCTION visrec._nearest_1(vector, bigint[], integer, boolean, OUT ids bigint[], OUT distances double precision[])
+CREATE OR REPLACE FUNCTION visrec._nearest_1(vector, bigint[], integer, double precision, boolean, OUT ids bigint[], OUT distances double precision[])
 LANGUAGE sql AS $$
     SELECT array_agg(s.id ORDER BY s.d, s.id DESC), array_agg(s.d ORDER BY s.d, s.id DESC)
     FROM (SELECT o.id, o.content_vector OPERATOR(public.<=>) $1 AS d FROM public.items AS o
