@@ -12,7 +12,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT visrec._owns(relation) THEN
         RAISE insufficient_privilege USING
-            MESSAGE = format('must be owner of table "%s"', visrec._label(relation));
+            MESSAGE = format('must be owner of table "%s"', visrec._label(relation)),
+            HINT = (SELECT format('Its owner is role "%s".', pg_get_userbyid(c.relowner)) FROM pg_class AS c WHERE c.oid = relation);
     END IF;
 END
 $$;
@@ -283,8 +284,9 @@ BEGIN
                ELSE visrec._key_expression('t.' || f.names[1], a.types[1]) END,
            o.names[1], o.names[2],
            f.names[2], i.holds_bytes,
-           -- An empty path is no image: Django, for one, never stores NULL there.
-           CASE WHEN i.holds_bytes THEN format('t.%s IS NOT NULL', f.names[2])
+           -- What is empty is no image: Django, for one, never stores NULL there.
+           CASE WHEN i.holds_bytes THEN format('(t.%1$s IS NOT NULL AND pg_catalog.octet_length(t.%1$s::pg_catalog.bytea) OPERATOR(pg_catalog.>) 0)',
+                   f.names[2])
                ELSE format('(t.%1$s IS NOT NULL AND t.%1$s::pg_catalog.text OPERATOR(pg_catalog.<>) '''')', f.names[2]) END,
            f.names[3], v.schema, f.names[4], v.source_value,
            -- No source: the user wrote this vector; never stale.

@@ -14,14 +14,24 @@ DECLARE
     keys pg_catalog.text[];
     new_keys pg_catalog.text[];
     copied boolean;
+    bare record;
 BEGIN
-    IF n.id IS NULL THEN
+    IF n.id IS NULL OR TG_RELID OPERATOR(pg_catalog.<>) n.relation AND NOT visrec._is_within(TG_RELID, n.relation) THEN
         IF TG_NAME OPERATOR(pg_catalog.<>) 'visrec_%1$s_later' THEN
             PERFORM visrec._cannot_embed(%1$s, TG_RELID, TG_LEVEL, TG_OP);
         END IF;
+        IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND TG_LEVEL OPERATOR(pg_catalog.=) 'ROW' THEN
+            bare := pg_catalog.jsonb_populate_record(NEW, visrec._orphaned_vectors(%1$s, TG_RELID));
+            IF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
+                RETURN bare;
+            ELSIF TG_NAME OPERATOR(pg_catalog.=) 'visrec_%1$s_late' AND pg_catalog.record_image_ne(NEW, bare) THEN
+                RAISE triggered_data_change_violation USING
+                    MESSAGE = pg_catalog.format('a trigger changed an image of table "%%s", which has visrec''s triggers and is not attached',
+                        visrec._label(TG_RELID)),
+                    HINT = pg_catalog.format('SELECT visrec.attach(%%L, …);', TG_RELID::pg_catalog.regclass);
+            END IF;
+        END IF;
         RETURN NEW;
-    ELSIF TG_RELID OPERATOR(pg_catalog.<>) n.relation THEN
-        PERFORM visrec._check_caller(n, TG_RELID);
     END IF;
     IF TG_NAME OPERATOR(pg_catalog.=) 'visrec_%1$s_moved' THEN
         EXECUTE visrec._moved_row(n) INTO keys USING NEW;

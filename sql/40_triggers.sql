@@ -1,16 +1,11 @@
 -- The triggers of an attached table: what their function asks, and how they are made.
 
-CREATE FUNCTION visrec._check_caller(n visrec._names, relation oid) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_partition_ancestors(relation) AS p WHERE p.relid = n.relation) THEN
-        RAISE insufficient_privilege USING
-            MESSAGE = format('trigger function of table "%s" called for table "%s"', visrec._label(n.relation), visrec._label(relation));
-    END IF;
-END
+CREATE FUNCTION visrec._is_within(part oid, relation oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT part = relation OR EXISTS (SELECT FROM pg_partition_ancestors(part) AS p WHERE p.relid = relation)
 $$;
-COMMENT ON FUNCTION visrec._check_caller(visrec._names, oid) IS
-    'Raises an error if the trigger function is called for a table that is neither the attached one nor a partition of it.';
+COMMENT ON FUNCTION visrec._is_within(oid, oid) IS
+    'Whether a table is the attached one, or a partition of it: a trigger function does nothing for others.';
 
 CREATE FUNCTION visrec._cannot_embed(attachment integer, relation regclass, level text, operation text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -18,8 +13,9 @@ DECLARE
     a visrec.attachment;
     problem text;
 BEGIN
-    SELECT r.* INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
-    IF operation = 'TRUNCATE' THEN
+    -- Restored by itself, a table's triggers may call those of another that has its attachment's id.
+    SELECT r.* INTO a FROM visrec.attachment AS r WHERE r.id = attachment AND visrec._is_within(_cannot_embed.relation, r.relation);
+    IF operation = 'TRUNCATE' AND a.id IS NOT NULL THEN
         PERFORM visrec._forget_failures(attachment);
     ELSIF a.id IS NOT NULL AND (operation = 'UPDATE' AND visrec._current_name(a.relation, a.numbers[3]) IS NOT NULL
                                 AND visrec._attached_above(a.relation, a.numbers[3]) IS NULL
@@ -31,7 +27,7 @@ BEGIN
             MESSAGE = format('rows of table "%s" are kept without a vector', visrec._label(relation)),
             DETAIL = format('The table has changed since it was attached: %s.', problem),
             HINT = visrec._attach_call(a);
-    ELSIF level = 'STATEMENT' THEN
+    ELSIF level = 'STATEMENT' AND operation <> 'TRUNCATE' THEN
         RAISE WARNING USING
             MESSAGE = format('table "%s" has visrec''s triggers and is not attached; its rows are kept without a vector',
                 visrec._label(relation)),
@@ -43,6 +39,24 @@ $$;
 COMMENT ON FUNCTION visrec._cannot_embed(integer, regclass, text, text) IS
     'What an attachment''s trigger does where the attachment is gone, or the table has changed: a WARNING, once a statement; an error '
     'for an UPDATE of images that have vectors, and where on_error is raise.';
+
+CREATE FUNCTION visrec._orphaned_vectors(attachment integer, relation oid) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- Of pgvector's own type: what is set to NULL runs no code of a table's owner, as a domain would.
+    SELECT coalesce(jsonb_object_agg(f.attname, NULL), '{}')
+    FROM pg_trigger AS t
+    JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = 'visrec'::regnamespace AND p.proname = '_trigger_' || $1
+    JOIN pg_depend AS d ON d.classid = 'pg_trigger'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.tgrelid
+    JOIN pg_attribute AS f ON f.attrelid = t.tgrelid AND f.attnum = d.refobjsubid
+    JOIN pg_type AS y ON y.oid = f.atttypid AND y.typname = 'vector'
+    JOIN pg_extension AS e ON e.extname = 'vector' AND e.extnamespace = y.typnamespace
+    WHERE visrec._is_within($2, t.tgrelid) AND NOT EXISTS (
+        SELECT FROM visrec.attachment AS a
+        WHERE visrec._is_within($2, a.relation) AND visrec._current_name(a.relation, a.numbers[3]) = f.attname)
+$$;
+COMMENT ON FUNCTION visrec._orphaned_vectors(integer, oid) IS
+    'NULL for each column of vectors that an attachment''s triggers on a table name, and that no attachment keeps current: they go '
+    'with their image.';
 
 CREATE FUNCTION visrec._inserted_keys(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -354,10 +368,12 @@ DECLARE
 BEGIN
     FOR t IN SELECT o.name FROM visrec._our_triggers(relation) AS o
              WHERE o.attachment = _drop_triggers.attachment
-                OR NOT EXISTS (SELECT FROM visrec.attachment AS a WHERE a.id = o.attachment) LOOP
+                OR NOT EXISTS (SELECT FROM visrec.attachment AS a WHERE a.id = o.attachment)
+                OR o.name ~ format('^(~visrec_%1$s_image|visrec_%1$s_(insert|update|delete|key|truncate|later?|moved))$', o.attachment)
+                    AND NOT EXISTS (SELECT FROM visrec.attachment AS a WHERE a.id = o.attachment AND a.relation = _drop_triggers.relation) LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.name, relation);
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION visrec._drop_triggers(regclass, integer) IS
-    'Drops an attachment''s triggers, and those of attachments that are gone.';
+    'Drops an attachment''s triggers, and those of attachments that are gone, or are another table''s.';

@@ -170,7 +170,10 @@ DECLARE
     grantee oid;
     statement text;
 BEGIN
-    SELECT c.relnamespace AS schema, pg_get_userbyid(c.relowner) AS owner INTO place FROM pg_class AS c WHERE c.oid = a.relation;
+    -- Where they are, also when the table has gone to another schema.
+    SELECT coalesce(p.pronamespace, c.relnamespace) AS schema, pg_get_userbyid(c.relowner) AS owner INTO place
+    FROM pg_class AS c LEFT JOIN pg_proc AS p ON p.oid = ANY (before::oid[])
+    WHERE c.oid = a.relation ORDER BY p.pronamespace <> c.relnamespace, p.pronamespace LIMIT 1;
     full_name := format('%I.%I', (SELECT n.nspname FROM pg_namespace AS n WHERE n.oid = place.schema), shell.name);
     others := (SELECT min(p.oid) FROM pg_proc AS p
                WHERE p.proname = shell.name AND p.pronamespace = place.schema AND p.oid <> ALL (before::oid[]));

@@ -233,6 +233,9 @@ BEGIN
     PERFORM visrec._make_mark_index(a);
     PERFORM visrec._take_others(a, before, path);
     due := visrec._call(a.id, 'count_due');
+    IF due > 0 AND EXISTS (SELECT FROM visrec.own_failed_row AS f WHERE f.attachment = a.id) THEN      -- which it told of at the time
+        due := due - (visrec._call(a.id, 'coverage') ->> 'failed')::bigint;
+    END IF;
     IF due > 0 THEN
         RAISE NOTICE USING
             MESSAGE = format(CASE due WHEN 1 THEN '%s row of table "%s" has an image but no vector'
@@ -271,12 +274,15 @@ DECLARE
 BEGIN
     IF before.numbers[2:3] = a.numbers[2:3] THEN
         RETURN;
-    ELSIF before.columns[3] <> a.columns[3] THEN
+    ELSIF before.columns[3] <> a.columns[3]
+        OR before.numbers[2] <> a.numbers[2] AND visrec._current_name(a.relation, before.numbers[2]) IS NOT NULL
+    THEN
         RAISE NOTICE USING
             MESSAGE = CASE WHEN before.numbers[2] = a.numbers[2] THEN format('attachment "%s" now has its vectors in column "%s"', a.name, a.columns[3])
                 ELSE format('attachment "%s" now embeds column "%s"', a.name, a.columns[2]) END,
-            DETAIL = format('Columns "%s" and "%s" stay as they are, and are no longer kept current.', before.columns[3], before.columns[4]),
-            HINT = 'To embed both, attach with another name.';
+            DETAIL = CASE WHEN before.columns[3] = a.columns[3] THEN format('Column "%s" is embedded no more.', before.columns[2])
+                ELSE format('Columns "%s" and "%s" stay as they are, and are no longer kept current.', before.columns[3], before.columns[4]) END,
+            HINT = 'To embed both, attach with another name and vector_column.';
     END IF;
     IF visrec._acts_for_owner(a.relation) AND NOT visrec._call(a.id, 'holds_stale')::boolean THEN      -- reading it can be undone, writing not
         RETURN;
@@ -339,6 +345,21 @@ DECLARE
     dropped text;
 BEGIN
     PERFORM visrec._check_owner(relation);
+    dropped := (SELECT string_agg(format('DROP COLUMN %I', f.attname), ', ' ORDER BY f.attnum) FROM pg_attribute AS f
+                WHERE f.attrelid = relation AND NOT f.attisdropped AND EXISTS (
+                    SELECT FROM visrec._noted_sources(relation) AS s WHERE f.attname IN (s.vector, s.source)));
+    IF dropped IS NOT NULL AND NOT EXISTS (SELECT FROM visrec.attachment AS r WHERE r.relation = detach.relation) THEN
+        IF EXISTS (SELECT FROM visrec._our_triggers(relation)) THEN        -- restored without their attachment
+            PERFORM visrec._drop_triggers(relation, NULL);
+            IF drop_vectors THEN
+                EXECUTE format('ALTER TABLE %s %s', relation, dropped);
+            END IF;
+            RETURN;
+        END IF;
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('table "%s" is not attached', visrec._label(relation)),
+            HINT = format('To remove its vectors: ALTER TABLE %s %s;', relation, dropped);
+    END IF;
     SELECT r.* INTO a FROM visrec._find(relation, name) AS f JOIN visrec.attachment AS r ON r.id = f;
     PERFORM visrec._drop_triggers(relation, a.id);
     PERFORM visrec._drop_shells(a);

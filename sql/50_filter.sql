@@ -125,8 +125,8 @@ BEGIN
                 WHEN jsonb_typeof(value) = 'null' THEN left_side || ' IS NOT NULL'
                 WHEN operator = 'eq' THEN format('%s %s %s', left_side, equals, right_side)
                 WHEN operator = 'ne' THEN format('(%1$s IS NULL OR NOT %1$s %2$s %3$s)', left_side, equals, right_side)
-                WHEN operator = 'in' THEN format('%s %s ANY (ARRAY(SELECT jsonb_array_elements_text($3 #> %L))::%s[])',
-                    left_side, equals, path, held.type)
+                WHEN operator = 'in' THEN format(CASE WHEN value @> '[null]' THEN '(%1$s %2$s ANY (%3$s) OR %1$s IS NULL)' ELSE '%1$s %2$s ANY (%3$s)' END,
+                    left_side, equals, format('ARRAY(SELECT jsonb_array_elements_text($3 #> %L))::%s[]', path, held.type))
                 ELSE format('%s %s %s', left_side,
                     held.operators ->> (strategies ->> operator), right_side)
             END;
@@ -137,4 +137,25 @@ END
 $$;
 COMMENT ON FUNCTION visrec._condition(regclass, jsonb) IS
     'A filter as a condition on the row t, with the filter itself as $3: {"column": value} for equality, null for IS '
-    'NULL, {"column": {"operator": value}} with eq, ne, lt, lte, gt, gte, in; all of them must hold. ne holds for NULL, too.';
+    'NULL, {"column": {"operator": value}} with eq, ne, lt, lte, gt, gte, in; all of them must hold. ne holds for NULL, too, and in '
+    'where null is among its values.';
+
+CREATE FUNCTION visrec._raise_value(relation regclass, filter jsonb) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held record;
+BEGIN
+    FOR held IN
+        SELECT f.key AS name, c.type, v #>> '{}' AS value
+        FROM jsonb_each(filter) AS f, visrec._filter_column(relation, f.key) AS c, jsonb_path_query(f.value, 'strict $.**') AS v
+        WHERE jsonb_typeof(v) NOT IN ('object', 'array', 'null')
+    LOOP
+        BEGIN
+            EXECUTE format('SELECT $1::%s', held.type) USING held.value;
+        EXCEPTION WHEN data_exception THEN
+            RAISE USING ERRCODE = SQLSTATE, MESSAGE = format('filter on column "%s": %s', held.name, SQLERRM);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION visrec._raise_value(regclass, jsonb) IS 'Raises an error for a value of a filter that is none of its column''s.';

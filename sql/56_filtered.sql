@@ -161,6 +161,9 @@ BEGIN
         ids := found.ids;
         distances := found.distances;
     END IF;
+EXCEPTION WHEN data_exception THEN
+    PERFORM visrec._raise_value(n.relation, filter);
+    RAISE;
 END
 $$;
 COMMENT ON FUNCTION visrec._filtered(visrec._names, vector, anyarray, integer, jsonb) IS

@@ -250,9 +250,9 @@ BEGIN
         PERFORM visrec._out_of_reach(a);
     ELSIF NOT best.reached THEN
         RAISE NOTICE USING
-            MESSAGE = format('searches of table "%s" find %s of the nearest rows, which may be fewer than the %s that they should',
-                visrec._label(a.relation), to_char(best.recall, 'FM0.0000'), a.recall),
-            DETAIL = format('%s queries are too few to tell.', queries),
+            MESSAGE = format('%s queries are too few to tell whether searches of table "%s" find %s of the nearest rows', queries,
+                visrec._label(a.relation), a.recall),
+            DETAIL = format('These found %s.', to_char(best.recall, 'FM0.0000')),
             HINT = CASE WHEN (measured ->> 'all')::boolean THEN 'It is the best that was found; a lower target of visrec.attach would be sure.'
                 ELSE format('SELECT * FROM visrec.tune(%L, ''%s s''%s);', a.relation, ceil(4 * seconds), visrec._name_argument(a.id)) END;
     END IF;

@@ -5,7 +5,7 @@ import pytest
 
 from tests.servers import client
 
-from .conftest import coverage, insert
+from .conftest import coverage, insert, notices
 from .test_dump import objects, top
 
 
@@ -76,3 +76,76 @@ def test_over_what_is_there(filled, restored, paths):
     insert(filled, paths[23:25], 200)
     load(client("pg_dump", "--clean", "--if-exists", database=filled.info.dbname))
     check(restored, filled, paths)
+
+
+@pytest.fixture
+def copied(filled, restored, tmp_path):
+    """``posts`` by itself, in a database where the attachment with its id is that of ``others``."""
+    archive = str(tmp_path / "archive")
+    client("pg_dump", "-Fc", "-t", "posts", "-f", archive, database=filled.info.dbname)
+    restored.execute("CREATE EXTENSION visrec CASCADE")
+    restored.execute("INSERT INTO visrec.setting_value VALUES ('image_roots', '/')")
+    restored.execute("CREATE TABLE others (id bigint PRIMARY KEY, image_path text)")
+    restored.execute("SELECT visrec.attach('others', model => 'pixels')")
+    restored.execute("INSERT INTO others VALUES (1, 'nowhere.jpg')")
+    client("pg_restore", "-e", "-d", "restored", archive, database="restored", silent=True)
+    roots = filled.execute("SELECT value FROM visrec.setting WHERE name = 'image_roots'").fetchone()
+    restored.execute("UPDATE visrec.setting_value SET value = %s", roots)
+    return restored
+
+
+def test_one_table_where_its_id_is_anothers(copied, paths):
+    """It can be written to, and keeps no vector of another picture."""
+    heard = notices(copied)
+    insert(copied, paths[20:21], 100)
+    copied.execute("UPDATE posts SET image_path = %s WHERE id = 2", (paths[22],))
+    assert [severity for severity, _, _ in heard] == ["WARNING"] * 2
+    for _, message, hint in heard:
+        assert message.startswith('table "public.posts" has visrec\'s triggers and is not attached')
+        assert hint.startswith("SELECT visrec.attach('public.posts', …); CALL visrec.backfill(")
+    bare = copied.execute("SELECT id FROM posts WHERE content_vector IS NULL ORDER BY id")
+    assert bare.fetchall() == [(2,), (21,), (100,)]
+    copied.execute("DELETE FROM posts WHERE id = 21")
+    copied.execute("TRUNCATE posts")
+    assert coverage(copied, "others") == {"failed": 1}
+
+
+def test_a_trigger_changes_an_image_where_the_id_is_anothers(copied):
+    """visrec_1_late is in the dump of a table that has such a trigger."""
+    copied.execute(
+        "CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.image_path := 'x'; RETURN NEW; END $$;"
+        'CREATE TRIGGER "~~" BEFORE UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION other();'
+        "CREATE TRIGGER visrec_1_late AFTER UPDATE ON posts FOR EACH ROW"
+        " WHEN (OLD.image_path <> NEW.image_path) EXECUTE FUNCTION visrec._trigger_1()"
+    )
+    with pytest.raises(psycopg.errors.TriggeredDataChangeViolation):
+        copied.execute("UPDATE posts SET title = 'y' WHERE id = 1")
+    copied.execute("UPDATE posts SET title = 'y' WHERE id = 21")  # which has no vector
+
+
+@pytest.mark.parametrize("drop_vectors", [False, True])
+def test_detach_where_the_id_is_anothers(copied, drop_vectors):
+    copied.execute("SELECT visrec.detach('posts', drop_vectors => %s)", (drop_vectors,))
+    triggers = "SELECT count(*) FROM pg_trigger WHERE tgrelid = '{}'::regclass"
+    assert copied.execute(triggers.format("posts")).fetchone() == (0,)
+    assert copied.execute(triggers.format("others")).fetchone() == (6,)
+    columns = [column.name for column in copied.execute("SELECT * FROM posts").description]
+    assert ("content_vector_source" in columns) != drop_vectors
+
+
+def test_attach_where_the_id_is_anothers(copied, paths):
+    copied.execute("UPDATE posts SET image_path = %s WHERE id = 2", (paths[22],))
+    copied.execute("SELECT visrec.attach('posts', model => 'pixels')")
+    called = copied.execute(
+        "SELECT DISTINCT tgfoid::regproc::text FROM pg_trigger WHERE tgrelid = 'posts'::regclass"
+    )
+    assert called.fetchall() == [("visrec._trigger_2",)]
+    insert(copied, paths[20:21], 100)
+    copied.execute("UPDATE posts SET image_path = %s WHERE id = 1", (paths[6],))
+    copied.execute("CALL visrec.backfill('posts')")
+    assert coverage(copied) == {"embedded": 21, "failed": 1}
+    copied.execute("TRUNCATE posts")
+    assert coverage(copied, "others") == {"failed": 1}
+    copied.execute("INSERT INTO others VALUES (2, %s)", (paths[0],))
+    assert coverage(copied, "others") == {"failed": 1, "embedded": 1}

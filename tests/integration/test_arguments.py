@@ -80,9 +80,11 @@ WRONG = [
                                      ("place", "point"), ("content_vector_source", "bigint[]"))
                 for value in ("1", '"5"', '"abc"', "{}", "null", '{"in": [1]}', '{"eq": 1}')
             ),
-            ('{"price": "cheap"}', "22P02", 'invalid input syntax for type numeric: "cheap"', None, None),
-            ('{"price": true}', "22P02", 'invalid input syntax for type numeric: "true"', None, None),
-            ('{"day": {"in": ["2024-01-01", "soon"]}}', "22007", 'invalid input syntax for type date: "soon"', None, None),
+            ('{"price": "cheap"}', "22P02", 'filter on column "price": invalid input syntax for type numeric: "cheap"', None, None),
+            ('{"price": true}', "22P02", 'filter on column "price": invalid input syntax for type numeric: "true"', None, None),
+            ('{"id": {"lt": 9, "gt": "1.5"}}', "22P02", 'filter on column "id": invalid input syntax for type bigint: "1.5"', None, None),
+            ('{"day": {"in": ["2024-01-01", null, "soon"]}}', "22007",
+             'filter on column "day": invalid input syntax for type date: "soon"', None, None),
         )
     ),
     # Strategies, diversity, weights
@@ -405,6 +407,8 @@ def test_filters_give_no_wrong_rows(shop):
     assert ids('{"price": {"gt": 3, "lte": 5}}') == [4, 5]
     assert ids('{"price": {"in": []}}') == []
     assert ids('{"price": {"in": [2, null]}}') == [2]
+    assert ids('{"title": {"in": ["x", null]}}') == [2, 3, 4, 5, 6, 7, 8]
+    assert ids('{"title": {"in": ["x"]}, "price": {"in": [null]}}') == []
     assert ids('{"title": null}') == [2, 3, 4, 5, 6, 7, 8]
     assert ids('{"title": {"ne": "x"}}') == [2, 3, 4, 5, 6, 7, 8]
     assert ids('{"title": {"ne": null}}') == []

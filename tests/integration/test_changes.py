@@ -265,7 +265,10 @@ FOLLOWED = {
     "the shown column's name": ("ALTER TABLE {t} RENAME title TO caption", {}),
     "the table's name": ("ALTER TABLE {t} RENAME TO articles", {"table": "home.articles"}),
     "the schema": ("ALTER TABLE {t} SET SCHEMA elsewhere", {"table": "elsewhere.posts"}),
-    "the schema's name": ("ALTER SCHEMA home RENAME TO house", {"table": "house.posts"}),
+    "the schema's name": (
+        "ALTER SCHEMA home RENAME TO house",
+        {"table": "house.posts", "functions": "house"},
+    ),
     "the owner": ("ALTER TABLE {t} OWNER TO visrec_other", {}),
     "another column": ("ALTER TABLE {t} ADD COLUMN more int, DROP COLUMN category", {}),
     "a default": ("ALTER TABLE {t} ALTER title SET DEFAULT 'type'", {}),
@@ -315,6 +318,7 @@ def test_an_attachment_follows_its_table(home, paths, change, told):
     heard = notices(home)
     home.execute(statement.format(t="home.posts"))
     assert [text for severity, text, _ in heard if severity == "WARNING"] == []
+    assert "an image but no vector" not in str(heard)  # what failed was told of
     if told:
         home.execute(f"SELECT visrec.attach('{table}')")
     assert problem(home, table) == [None]
@@ -324,6 +328,7 @@ def test_an_attachment_follows_its_table(home, paths, change, told):
     [(attachment, shown)] = home.execute(
         "SELECT name, show_columns[1] FROM visrec.attached WHERE relation = %s::regclass", (table,)
     ).fetchall()
+    assert shell_schema(home, attachment) == now.get("functions", "home")
     first = "'1'" if "text" in now else "1"
     found = home.execute(
         f"SELECT * FROM {shell_schema(home, attachment)}.similar_{attachment}({first})"
@@ -564,6 +569,21 @@ def test_detached_and_attached_again_no_row_has_the_vector_of_another_picture(po
     assert wrong_vectors(posts) == 0
 
 
+def test_a_second_detach_says_how_to_remove_the_vectors(posts):
+    posts.execute("ALTER TABLE posts RENAME content_vector TO v")
+    posts.execute("SELECT visrec.detach('posts')")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as raised:
+        posts.execute("SELECT visrec.detach('posts', drop_vectors => true)")
+    hint = raised.value.diag.message_hint
+    assert hint.startswith("To remove its vectors: ALTER TABLE ")
+    posts.execute(hint.removeprefix("To remove its vectors: "))
+    columns = posts.execute("SELECT * FROM posts").description
+    assert [c.name for c in columns] == ["id", "image_path", "title", "category"]
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as raised:
+        posts.execute("SELECT visrec.detach('posts')")
+    assert raised.value.diag.message_hint == "SELECT visrec.attach('public.posts');"
+
+
 def test_a_shown_column_that_gets_a_reserved_name_is_shown_no_more(home, paths):
     heard = notices(home)
     home.execute("ALTER TABLE home.posts RENAME title TO strict")
@@ -685,6 +705,10 @@ def test_a_second_image_column_for_the_same_attachment_takes_the_vectors_away(po
     heard = notices(posts)
     posts.execute("SELECT visrec.attach('posts', image_column => 'back')")
     assert [(text, hint) for _, text, hint in heard] == [
+        (
+            'attachment "posts" now embeds column "back"',
+            "To embed both, attach with another name and vector_column.",
+        ),
         ('3 rows of table "public.posts" had the vectors of other images', None),
         (
             '3 rows of table "public.posts" have an image but no vector',

@@ -50,11 +50,28 @@ def test_an_empty_path_is_no_image(posts, paths):
     assert posts.execute("SELECT count(content_vector) FROM posts").fetchone() == (0,)
 
 
-def test_empty_bytes_are_an_image_that_is_none(db):
+def test_empty_bytes_are_no_image(db, pictures, paths):
+    """As Django's BinaryField stores it."""
+    picture = (pictures / paths[0]).read_bytes()
     db.execute("CREATE TABLE raw (id int PRIMARY KEY, image bytea)")
     db.execute("SELECT visrec.attach('raw', image_column => 'image', model => 'pixels')")
-    db.execute("INSERT INTO raw VALUES (1, ''), (2, NULL)")
-    assert coverage(db, "raw") == {"failed": 1, "no_image": 1}
+    heard = notices(db)
+    db.execute("INSERT INTO raw VALUES (1, ''), (2, NULL), (3, %s), (4, %s)", (picture, picture))
+    assert heard == []
+    assert coverage(db, "raw") == {"no_image": 2, "embedded": 2}
+    db.execute("UPDATE raw SET image = '' WHERE id = 3")
+    assert coverage(db, "raw") == {"no_image": 3, "embedded": 1}
+    db.execute("UPDATE raw SET image = 'x' WHERE id = 2")
+    assert coverage(db, "raw") == {"no_image": 2, "embedded": 1, "failed": 1}
+    db.execute("UPDATE raw SET image = '' WHERE id = 2")
+    db.execute("ALTER TABLE raw DISABLE TRIGGER USER")
+    db.execute("UPDATE raw SET image = ''")
+    db.execute("ALTER TABLE raw ENABLE TRIGGER USER")
+    db.execute("SELECT visrec.recheck('raw')")
+    db.execute("CALL visrec.backfill('raw')")
+    assert coverage(db, "raw") == {"no_image": 4}
+    assert db.execute("SELECT count(content_vector) FROM raw").fetchone() == (0,)
+    assert db.execute("SELECT count(*) FROM visrec.failure").fetchone() == (0,)
 
 
 def told(posts, path):

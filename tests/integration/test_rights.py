@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from .conftest import coverage
+from .conftest import coverage, notices
 
 MALLORY, ANON = "visrec_mallory", "visrec_anon"
 
@@ -528,13 +528,32 @@ def test_a_grantee_of_the_owners_function_gets_nowhere(db, roles, mallory, paths
     mallory.execute(f"GRANT EXECUTE ON FUNCTION visrec._trigger_{number}() TO {ANON}")
     mallory.execute(f"GRANT EXECUTE ON FUNCTION visrec._table_{number}(text, jsonb) TO {ANON}")
     anon = roles(ANON)
-    anon.execute("CREATE TEMP TABLE bait (id bigint, image_path text, content_vector text)")
+    mallory.execute("INSERT INTO trap.posts (id, image_path) VALUES (77, 'nowhere.jpg')")
     anon.execute(
-        f"CREATE TRIGGER t AFTER INSERT ON bait REFERENCING NEW TABLE AS new_rows"
-        f" EXECUTE FUNCTION visrec._trigger_{number}('trap.posts', '1')"
+        "CREATE FUNCTION pg_temp.look(public.vector) RETURNS boolean LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE WARNING 'looked as %', current_user; RETURN true; END $$;"
+        "CREATE DOMAIN pg_temp.watched AS public.vector CHECK (pg_temp.look(VALUE));"
+        "CREATE TEMP TABLE bait (id bigint, image_path text, content_vector pg_temp.watched)"
     )
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        anon.execute("INSERT INTO bait VALUES (1, 'x')")
+    for event in (
+        "AFTER INSERT ON bait REFERENCING NEW TABLE AS new_rows",
+        "BEFORE UPDATE ON bait FOR EACH ROW WHEN (OLD.content_vector IS NOT NULL)",
+        "AFTER DELETE ON bait FOR EACH ROW",
+        "AFTER TRUNCATE ON bait",
+    ):
+        anon.execute(
+            f'CREATE TRIGGER "{event[:9]}" {event}'
+            f" EXECUTE FUNCTION visrec._trigger_{number}('trap.posts', '1')"
+        )
+    anon.execute("INSERT INTO bait VALUES (77, 'x', '[1]')")
+    heard = notices(anon)
+    anon.execute("UPDATE bait SET image_path = 'y'")
+    assert anon.execute("SELECT * FROM bait").fetchall() == [(77, "y", "[1]")]
+    anon.execute("DELETE FROM bait")
+    anon.execute("TRUNCATE bait")
+    assert heard == []
+    failed = mallory.execute("SELECT row_id FROM visrec.failure ORDER BY 1")
+    assert failed.fetchall() == [("77",), ("9",)]
     db.execute("SELECT visrec.attach('trap.posts')")
     assert grantees(db) == []
 

@@ -93,6 +93,18 @@ def test_out_of_reach_it_says_what_would_reach_it(items):
     ).fetchone() in [None, (["m=8", "ef_construction=64"],)]
 
 
+def test_too_few_queries_to_tell(db):
+    db.execute("CREATE TABLE few (id bigint PRIMARY KEY, image_path text)")
+    db.execute("SELECT visrec.attach('few', model => 'pixels', recall => 0.9999)")
+    fill(db, 1, 300, "few")
+    heard = notices(db)
+    db.execute("SELECT visrec.tune('few')")
+    assert [message for _, message, _ in heard] == [
+        '200 queries are too few to tell whether searches of table "public.few" find 0.9999 of the'
+        " nearest rows"
+    ]
+
+
 def test_due_again_when_the_table_has_doubled(items):
     items.execute("SELECT visrec.attach('items', recall => 0.5)")
     items.execute("SELECT visrec.tune('items')")

@@ -40,6 +40,7 @@ SELECT filter, agrees(filter::jsonb, condition) FROM (VALUES
     ('{"category": {"ne": null}}', 't.category IS NOT NULL'),
     ('{"category": {"in": ["shoes", "hats"]}}', 't.category IN (''shoes'', ''hats'')'),
     ('{"category": {"in": []}}', 'false'),
+    ('{"category": {"in": ["shoes", null]}}', 't.category = ''shoes'' OR t.category IS NULL'),
     ('{"price": {"lt": 100}}', 't.price < 100'),
     ('{"price": {"gte": 100, "lte": 105}}', 't.price BETWEEN 100 AND 105'),
     ('{"price": {"gt": 1999.5}}', 't.price > 1999.5'),
