@@ -223,8 +223,11 @@ def test_rows_of_one_vector_are_searched_for_once(posts):
     different = posts.execute("SELECT count(DISTINCT content_vector) FROM posts").fetchone()
     with posts.transaction():
         posts.execute("SELECT duplicates_posts()")
-        assert different == posts.execute(
-            "SELECT sum(pg_stat_get_xact_function_calls(oid)) FROM pg_proc"
-            " WHERE proname = '_nearest' AND pronamespace = 'visrec'::regnamespace"
-        ).fetchone()
+        assert (
+            different
+            == posts.execute(
+                "SELECT sum(pg_stat_get_xact_function_calls(oid)) FROM pg_proc"
+                " WHERE proname = '_nearest' AND pronamespace = 'visrec'::regnamespace"
+            ).fetchone()
+        )
     assert different[0] < 250
