@@ -223,6 +223,7 @@ COPIES = (
 TIED = ["hnsw", "ivfflat"]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", [*TIED, "hnsw_binary"])
 def test_ties_at_the_cut_do_not_compare_every_row(many, method):
     many.execute(COPIES.format(number="sin(n % 240 * i * 0.37 + i * i)", rows=1200))
@@ -237,6 +238,7 @@ def test_ties_at_the_cut_do_not_compare_every_row(many, method):
     assert (recommended, times) == (nearest(many, 7), 0)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("method", TIED)
 def test_more_ties_than_the_index_is_asked_for(many, method):
     """Six of seven rows are equal. A graph of them gives nothing else, and not the copies of the
