@@ -67,6 +67,12 @@ $$;
 COMMENT ON FUNCTION visrec._key_text(anyelement) IS
     'A value as text that the same value always has, whatever DateStyle, TimeZone and the like are set to.';
 
+CREATE FUNCTION visrec._key_texts(keys anyarray) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(visrec._key_text(k.key) ORDER BY k.n), '{}') FROM unnest(keys) WITH ORDINALITY AS k (key, n)
+$$;
+COMMENT ON FUNCTION visrec._key_texts(anyarray) IS 'visrec._key_text of each.';
+
 CREATE FUNCTION visrec._key_expression(key text, type oid) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -42,6 +42,24 @@ $$;
 COMMENT ON FUNCTION visrec._check_before(oid, boolean) IS
     'Raises an error where it could not be seen, afterwards, what a table''s owner''s code left in the session.';
 
+CREATE FUNCTION visrec._hold_schemas(attachment integer) RETURNS void
+-- As the extension's owner, a superuser, who alone may lock rows of a catalog.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    a visrec.attachment := (SELECT r FROM visrec.attachment AS r WHERE r.id = attachment);
+BEGIN
+    -- A name is a key: whoever renames waits; a new owner or other grants do not.
+    PERFORM FROM pg_namespace AS n WHERE n.oid IN (
+        SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = a.relation
+        UNION ALL SELECT t.typnamespace FROM pg_type AS t WHERE t.oid = ANY (a.types)
+        UNION ALL SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'vector')
+    ORDER BY n.oid FOR KEY SHARE;
+END
+$$;
+COMMENT ON FUNCTION visrec._hold_schemas(integer) IS
+    'Lets nobody rename the schemas of an attached table, its types and pgvector until the transaction ends; waits for who does.';
+REVOKE ALL ON FUNCTION visrec._hold_schemas(integer) FROM PUBLIC;
+
 CREATE FUNCTION visrec._raise_owners_code(a visrec.attachment) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -52,9 +70,8 @@ BEGIN
     IF visrec._trusted(owner) THEN      -- a superuser's, or of who may become the caller anyway
         RETURN;
     END IF;
-    -- Nothing more comes to the table, partitions included, and nothing else gets its name, until the transaction ends: who
-    -- renames its schema waits for the line, in visrec._follow_table.
-    PERFORM FROM visrec.own_attachment AS r WHERE r.id = a.id FOR KEY SHARE;
+    -- Nothing more comes to the table, partitions included, and nothing else gets its name, until the transaction ends.
+    PERFORM visrec._hold_schemas(a.id);
     locked := a.relation;
     EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', locked);
     IF to_regclass(locked) IS DISTINCT FROM a.relation THEN
@@ -97,7 +114,8 @@ BEGIN
                     + pg_stat_get_xact_tuples_updated(t.tgrelid) + pg_stat_get_xact_tuples_deleted(t.tgrelid)) AS written
                 FROM pg_trigger AS t LEFT JOIN pg_constraint AS c ON c.oid = t.tgconstraint
                 WHERE t.tgdeferrable AND (NOT t.tgisinternal OR c.contype = 'x' OR t.tgrelid <> ALL (tables)) GROUP BY t.tgrelid) AS r
-            WHERE r.written > 0) END);
+            WHERE r.written > 0) END,
+        'foreign keys', (SELECT jsonb_agg(c.oid ORDER BY c.oid) FROM pg_constraint AS c WHERE c.contype = 'f' AND c.conrelid = ANY (tables)));
 END
 $$;
 COMMENT ON FUNCTION visrec._session_state(oid) IS

@@ -105,18 +105,6 @@ CREATE EVENT TRIGGER visrec_release_columns ON ddl_command_start WHEN TAG IN ('A
 EXECUTE FUNCTION visrec._release_columns();
 COMMENT ON EVENT TRIGGER visrec_release_columns IS 'visrec: columns of attached tables can change their type';
 
-CREATE FUNCTION visrec._await_administrators(attachment integer) RETURNS void
--- As the extension's owner: who renames a schema may own none of the tables in it.
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM FROM pg_event_trigger_ddl_commands();       -- an error for anybody else
-    PERFORM FROM visrec.attachment AS a WHERE a.id = attachment FOR UPDATE;
-END
-$$;
-COMMENT ON FUNCTION visrec._await_administrators(integer) IS
-    'Waits for administrators who are writing to an attached table, by its name (see visrec._raise_owners_code), before the name of its '
-    'schema is free for another.';
-
 CREATE FUNCTION visrec._follow_table() RETURNS event_trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -144,11 +132,6 @@ BEGIN
                                     AND m.refclassid = 'pg_extension'::regclass AND m.refobjid = d.objid AND m.deptype = 'e'))))
            OR r.id::text = ANY (released) AND visrec._owns(r.relation)
     LOOP
-        IF TG_TAG = 'ALTER SCHEMA' THEN
-            required := true;
-            PERFORM visrec._await_administrators(a.id);
-            required := false;
-        END IF;
         IF visrec._owns(a.relation) IS NOT TRUE THEN    -- another's table in the current role's schema, or of its types
             CONTINUE WHEN TG_TAG IN ('ALTER TABLE', 'ALTER INDEX');
             BEGIN

@@ -1,5 +1,6 @@
--- Filters: which rows a search may return, as JSON. Names are checked against the table and quoted; values never
--- become part of a statement: they are read out of the filter, which is its parameter $3.
+-- Filters: which rows a search may return, as JSON. Names are checked against the table and quoted; values are read out of the filter,
+-- which is the statement's parameter $3. Only those of types that PostgreSQL does not come with are in the statement, as quoted
+-- literals: a literal is read by its type, where text would be cast, and a cast may be anybody's.
 
 CREATE FUNCTION visrec._comparisons(type oid) RETURNS jsonb
 -- Every filter asks: PL/pgSQL plans the statement once a session.
@@ -33,7 +34,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN visrec._comparisons(type) ->> strategy::text;
 COMMENT ON FUNCTION visrec._comparison(oid, integer) IS 'One of the operators of visrec._comparisons.';
 
-CREATE FUNCTION visrec._filter_column(relation regclass, name text, OUT type text, OUT operators jsonb, OUT as_text boolean)
+CREATE FUNCTION visrec._filter_column(relation regclass, name text, OUT type text, OUT operators jsonb, OUT as_text boolean, OUT own boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found pg_attribute;
@@ -64,11 +65,12 @@ BEGIN
         operators := visrec._comparisons('text'::regtype);
     END IF;
     type := CASE WHEN as_text THEN 'text' ELSE format_type(base, -1) END;
+    own := base < 16384;
 END
 $$;
 COMMENT ON FUNCTION visrec._filter_column(regclass, text) IS
     'The type to compare a column that a filter may name by, with the type''s operators as visrec._comparisons has them; as_text: '
-    'the column is cast to it. Or an error.';
+    'the column is cast to it; own: PostgreSQL comes with the type. Or an error.';
 
 CREATE FUNCTION visrec._condition(relation regclass, filter jsonb) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -107,7 +109,7 @@ BEGIN
         FOR operator, value IN SELECT * FROM jsonb_each(wanted) LOOP
             -- Where the value stands in the filter, cast to the column's type.
             path := path[:1] || CASE WHEN cardinality(path) = 2 THEN ARRAY[operator] END;
-            right_side := format('($3 #>> %L)::%s', path, held.type);
+            right_side := CASE WHEN held.own THEN format('($3 #>> %L)::%s', path, held.type) ELSE format('%L::%s', value #>> '{}', held.type) END;
             IF operator NOT IN ('eq', 'ne', 'in') AND NOT strategies ? operator THEN
                 RAISE invalid_parameter_value USING
                     MESSAGE = format('unknown filter operator "%s" for column "%s"', operator, name),
@@ -126,7 +128,8 @@ BEGIN
                 WHEN operator = 'eq' THEN format('%s %s %s', left_side, equals, right_side)
                 WHEN operator = 'ne' THEN format('(%1$s IS NULL OR NOT %1$s %2$s %3$s)', left_side, equals, right_side)
                 WHEN operator = 'in' THEN format(CASE WHEN value @> '[null]' THEN '(%1$s %2$s ANY (%3$s) OR %1$s IS NULL)' ELSE '%1$s %2$s ANY (%3$s)' END,
-                    left_side, equals, format('ARRAY(SELECT jsonb_array_elements_text($3 #> %L))::%s[]', path, held.type))
+                    left_side, equals, CASE WHEN held.own THEN format('ARRAY(SELECT jsonb_array_elements_text($3 #> %L))::%s[]', path, held.type)
+                        ELSE format('%L::%s[]', ARRAY(SELECT jsonb_array_elements_text(value)), held.type) END)
                 ELSE format('%s %s %s', left_side,
                     held.operators ->> (strategies ->> operator), right_side)
             END;
@@ -151,7 +154,7 @@ BEGIN
         WHERE jsonb_typeof(v) NOT IN ('object', 'array', 'null')
     LOOP
         BEGIN
-            EXECUTE format('SELECT $1::%s', held.type) USING held.value;
+            EXECUTE format('SELECT %L::%s', held.value, held.type);
         EXCEPTION WHEN data_exception THEN
             RAISE USING ERRCODE = SQLSTATE, MESSAGE = format('filter on column "%s": %s', held.name, SQLERRM);
         END;

@@ -165,8 +165,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     i record;
 BEGIN
-    EXECUTE format('SELECT * FROM visrec._inputs($1, $2::%1$s[], $3, $4::%1$s[], $5, $6)', n.key_type)
-    INTO i USING n, liked, liked_weights, disliked, disliked_weights, strict;
+    EXECUTE format('SELECT * FROM visrec._inputs($1, %2$L::%1$s[], $2, %3$L::%1$s[], $3, $4)', n.key_type, liked, disliked)
+    INTO i USING n, liked_weights, disliked_weights, strict;
     RETURN CASE WHEN i.likes IS NOT NULL THEN
         visrec._taste(n, i.likes, i.like_weights, i.dislikes, i.dislike_weights, strategy, toward) END;
 END
@@ -188,11 +188,11 @@ BEGIN
             DETAIL = 'It compares with each liked row.',
             HINT = 'Strategies with one: mean, session.';
     ELSIF visrec._acts_for_owner(relation) THEN
-        RETURN visrec._call(n.id, 'taste', jsonb_build_object('liked', coalesce(liked, '{}')::text[], 'disliked',
-            coalesce(disliked, '{}')::text[], 'strategy', strategy, 'toward', toward, 'liked_weights', liked_weights,
+        RETURN visrec._call(n.id, 'taste', jsonb_build_object('liked', visrec._key_texts(liked), 'disliked',
+            visrec._key_texts(disliked), 'strategy', strategy, 'toward', toward, 'liked_weights', liked_weights,
             'disliked_weights', disliked_weights, 'strict', strict)) #>> '{}';
     END IF;
-    RETURN visrec._taste_of(n, coalesce(liked, '{}')::text[], coalesce(disliked, '{}')::text[], strategy, toward, liked_weights,
+    RETURN visrec._taste_of(n, visrec._key_texts(liked), visrec._key_texts(disliked), strategy, toward, liked_weights,
         disliked_weights, strict);
 END
 $$;

@@ -157,12 +157,13 @@ $$;
 COMMENT ON FUNCTION visrec._recommend(integer, anyarray, anyarray, integer, text, jsonb, double precision, double precision, text,
     anyarray, double precision[], double precision[], boolean) IS 'What recommend_<name> returns.';
 
-CREATE FUNCTION visrec._typed_call(n visrec._names) RETURNS text
+CREATE FUNCTION visrec._typed_call(n visrec._names, liked text[], disliked text[], seen text[]) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('visrec._recommended($1, $2::text[]::%1$s[], $3::text[]::%1$s[], $4, $5, $6, $7, '
-        '$8, $9, $10::text[]::%1$s[], $11, $12, $13)', (n).key_type)
+    SELECT format('visrec._recommended($1, %2$L::%1$s[], %3$L::%1$s[], $2, $3, $4, $5, $6, $7, %4$L::%1$s[], $8, $9, $10)', (n).key_type,
+        liked, disliked, seen)
 $$;
-COMMENT ON FUNCTION visrec._typed_call(visrec._names) IS 'The call of visrec._recommended with keys given as text.';
+COMMENT ON FUNCTION visrec._typed_call(visrec._names, text[], text[], text[]) IS
+    'The call of visrec._recommended with keys given as text: as literals, since a cast may be anybody''s.';
 
 CREATE FUNCTION visrec._recommend_weighted(attachment integer, weighted jsonb, k integer, strategy text, filter jsonb,
     max_distance double precision, diversity double precision, toward text, seen anyarray, strict boolean) RETURNS SETOF record
@@ -171,9 +172,8 @@ DECLARE
     n visrec._names := visrec._resolve(attachment);
     w record := visrec._weighted(weighted);
 BEGIN
-    RETURN QUERY EXECUTE visrec._result_statement(n, visrec._typed_call(n))
-    USING n, w.liked, w.disliked, k, strategy, filter, max_distance, diversity, toward, seen::text[], w.liked_weights,
-        w.disliked_weights, strict;
+    RETURN QUERY EXECUTE visrec._result_statement(n, visrec._typed_call(n, w.liked, w.disliked, visrec._key_texts(seen)))
+    USING n, k, strategy, filter, max_distance, diversity, toward, w.liked_weights, w.disliked_weights, strict;
 END
 $$;
 COMMENT ON FUNCTION visrec._recommend_weighted(integer, jsonb, integer, text, jsonb, double precision, double precision, text, anyarray,

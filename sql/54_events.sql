@@ -65,11 +65,11 @@ BEGIN
     -- An item counts by its latest event; those without a weight, or of weight 0, are only seen.
     EXECUTE format($query$
         WITH latest AS (
-            SELECT DISTINCT ON (%1$s) (%1$s)::text AS item, (%2$s)::float8 AS weight, %3$s AS at
-            FROM %4$s AS e WHERE %5$s %6$s ($1)::%7$s AND %1$s IS NOT NULL
+            SELECT DISTINCT ON (%1$s) pg_catalog.format('%%s', %1$s) AS item, (%2$s)::float8 AS weight, %3$s AS at
+            FROM %4$s AS e WHERE %5$s %6$s %7$L::%8$s AND %1$s IS NOT NULL
             ORDER BY %1$s, %3$s DESC NULLS LAST
         ), recent AS (
-            SELECT * FROM latest WHERE weight <> 0 AND weight <> 'NaN' ORDER BY at DESC NULLS LAST, item LIMIT $2
+            SELECT * FROM latest WHERE weight <> 0 AND weight <> 'NaN' ORDER BY at DESC NULLS LAST, item LIMIT $1
         )
         SELECT array_agg(r.item ORDER BY r.at NULLS FIRST, r.item) FILTER (WHERE r.weight > 0),
                array_agg(r.weight ORDER BY r.at NULLS FIRST, r.item) FILTER (WHERE r.weight > 0),
@@ -77,8 +77,8 @@ BEGIN
                array_agg(-r.weight ORDER BY r.at NULLS FIRST, r.item) FILTER (WHERE r.weight < 0),
                (SELECT coalesce(array_agg(l.item), '{}') FROM latest AS l)
         FROM recent AS r
-        $query$, e.item, e.weight, e.at, e."table", e.user_name, e.user_equals, e.user_type)
-    INTO liked, liked_weights, disliked, disliked_weights, seen USING user_id, most;
+        $query$, e.item, e.weight, e.at, e."table", e.user_name, e.user_equals, user_id, e.user_type)
+    INTO liked, liked_weights, disliked, disliked_weights, seen USING most;
 END
 $$;
 COMMENT ON FUNCTION visrec._history(integer, text, integer) IS
@@ -89,15 +89,16 @@ CREATE FUNCTION visrec._recommend_for(attachment integer, user_id anyelement, k 
 LANGUAGE plpgsql ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n visrec._names := visrec._resolve(attachment);
-    h record := visrec._history(attachment, user_id::text, history);
+    user_text text := visrec._key_text(user_id);
+    h record := visrec._history(attachment, user_text, history);
 BEGIN
     PERFORM visrec._check_search(k, max_distance);
     IF h.liked IS NULL THEN
-        PERFORM visrec._nothing(strict, format('user %s has no liked rows', coalesce(user_id::text, 'NULL')));
+        PERFORM visrec._nothing(strict, format('user %s has no liked rows', coalesce(user_text, 'NULL')));
         RETURN;
     END IF;
-    RETURN QUERY EXECUTE visrec._result_statement(n, visrec._typed_call(n))
-    USING n, h.liked, h.disliked, k, strategy, filter, max_distance, diversity, toward, h.seen, h.liked_weights, h.disliked_weights, strict;
+    RETURN QUERY EXECUTE visrec._result_statement(n, visrec._typed_call(n, h.liked, h.disliked, h.seen))
+    USING n, k, strategy, filter, max_distance, diversity, toward, h.liked_weights, h.disliked_weights, strict;
 END
 $$;
 COMMENT ON FUNCTION visrec._recommend_for(integer, anyelement, integer, text, jsonb, double precision, double precision, text,

@@ -104,16 +104,16 @@ DECLARE
     began timestamptz := clock_timestamp();
     between_both timestamptz;
 BEGIN
-    EXECUTE format('SELECT r.distances FROM visrec._neighbours($1, $2::text::%s, $3) AS r', n.key_type) INTO found USING n, id, k;
+    EXECUTE format('SELECT r.distances FROM visrec._neighbours($1, %L::%s, $2) AS r', id, n.key_type) INTO found USING n, k;
     between_both := clock_timestamp();
     EXECUTE format($query$
         SELECT count(*), max(n.distance)
-        FROM (SELECT (t.%1$s OPERATOR(%2$s.<=>) (SELECT q.%1$s FROM %3$s AS q WHERE q.%4$s %5$s $1::text::%6$s))
+        FROM (SELECT (t.%1$s OPERATOR(%2$s.<=>) (SELECT q.%1$s FROM %3$s AS q WHERE q.%4$s %5$s %7$L::%6$s))
                      + 0 AS distance        -- the sum keeps the index out
-              FROM %3$s AS t WHERE t.%1$s IS NOT NULL AND NOT t.%4$s %5$s $1::text::%6$s
-              ORDER BY 1 LIMIT $2) AS n
+              FROM %3$s AS t WHERE t.%1$s IS NOT NULL AND NOT t.%4$s %5$s %7$L::%6$s
+              ORDER BY 1 LIMIT $1) AS n
         WHERE n.distance <> 'NaN'           -- of a vector without a direction
-        $query$, n.vector, n.vector_schema, n."table", n.key, n.equals, n.key_type) INTO wanted, farthest USING id, k;
+        $query$, n.vector, n.vector_schema, n."table", n.key, n.equals, n.key_type, id) INTO wanted, farthest USING k;
     by_index := extract(epoch FROM between_both - began) * 1000;
     one_by_one := extract(epoch FROM clock_timestamp() - between_both) * 1000;
     IF wanted > 0 THEN

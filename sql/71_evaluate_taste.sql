@@ -48,6 +48,9 @@ BEGIN
     item := visrec._evaluated_column(events, columns[2], 3);
     at := visrec._evaluated_column(events, columns[4], 1);
     BEGIN
+        IF item.atttypid <> n.key_oid AND greatest(item.atttypid, n.key_oid) >= 16384 THEN      -- a cast may be anybody's
+            RAISE cannot_coerce;
+        END IF;
         EXECUTE format('SELECT NULL::%s::%s', format_type(item.atttypid, -1), n.key_type);
     EXCEPTION WHEN cannot_coerce THEN
         RAISE datatype_mismatch USING

@@ -19,6 +19,7 @@ BEGIN
             'visrec._use_model(text)',
             'visrec._next_id()',
             'visrec._commit(boolean)',
+            'visrec._hold_schemas(integer)',
             'visrec._embed(text, text, bytea, text)',
             'visrec._python_embed_rows(text, text[], boolean, boolean)',
             'visrec._python_backfill_batch(text, text, integer, integer)',

@@ -299,7 +299,14 @@ def test_no_other_table_gets_the_name_while_an_administrator_writes(eves, connec
         for statement in ("ALTER SCHEMA eve RENAME TO eve2", "ALTER TABLE eve.e RENAME TO e2"):
             with pytest.raises(psycopg.errors.LockNotAvailable):
                 owner.execute(statement)
-    owner.execute("ALTER SCHEMA eve RENAME TO eve2")
-    owner.execute("ALTER SCHEMA eve2 RENAME TO eve")
+    # Nor while it has one: whether or not the attachment could be seen by who renames.
+    owner.execute("BEGIN; ALTER SCHEMA eve RENAME TO eve2")
+    eves.execute("SET lock_timeout = '300ms'")
+    for call in (BACKFILL, "SELECT visrec.retry('eve.e')"):
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            eves.execute(call)
+    # A new owner is another matter, and nobody's else.
+    owner.execute("ROLLBACK; BEGIN; ALTER SCHEMA eve OWNER TO visrec_eve")
     eves.execute(BACKFILL)
+    owner.execute("ROLLBACK")
     assert coverage(eves, "eve.e") == {"embedded": 1}
