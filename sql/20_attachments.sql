@@ -286,7 +286,7 @@ DECLARE
 BEGIN
     SELECT a.id, a.relation, a.name, c.relowner, CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END || c.oid::regclass,
            f.names[1], a.types[1], CASE WHEN a.types[1]::oid IN (20, 21, 23) THEN format_type(a.types[1], -1)
-               ELSE visrec._type_name(a.types[1]) END, CASE WHEN a.types[1]::oid IN (20, 21, 23, 2950) THEN format('pg_catalog.format(''%%s'', t.%s)', f.names[1])
+               ELSE visrec._type_name(visrec._base_type(a.types[1])) END, CASE WHEN a.types[1]::oid IN (20, 21, 23, 2950) THEN format('pg_catalog.format(''%%s'', t.%s)', f.names[1])
                ELSE visrec._key_expression('t.' || f.names[1], a.types[1]) END,
            o.names[1], o.names[2],
            f.names[2], i.holds_bytes,

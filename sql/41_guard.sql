@@ -42,22 +42,48 @@ $$;
 COMMENT ON FUNCTION visrec._check_before(oid, boolean) IS
     'Raises an error where it could not be seen, afterwards, what a table''s owner''s code left in the session.';
 
-CREATE FUNCTION visrec._hold_schemas(attachment integer) RETURNS void
--- As the extension's owner, a superuser, who alone may lock rows of a catalog.
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    a visrec.attachment := (SELECT r FROM visrec.attachment AS r WHERE r.id = attachment);
+CREATE FUNCTION visrec._schema_owner(schema oid) RETURNS oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN n.nspowner = 'pg_database_owner'::regrole
+        THEN (SELECT d.datdba FROM pg_database AS d WHERE d.datname = current_database()) ELSE n.nspowner END
+    FROM pg_namespace AS n WHERE n.oid = schema
+$$;
+COMMENT ON FUNCTION visrec._schema_owner(oid) IS
+    'A schema''s owner; the database''s, where it is the role that stands for that.';
+
+CREATE FUNCTION visrec._lock_schemas(a visrec.attachment) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- A name is a key: whoever renames waits; a new owner or other grants do not.
-    PERFORM FROM pg_namespace AS n WHERE n.oid IN (
+    -- A name is a key: whoever renames waits; a new owner or other grants do not. Superusers are trusted with theirs.
+    PERFORM FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = visrec._schema_owner(n.oid) AND NOT r.rolsuper
+    WHERE n.oid IN (
         SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = a.relation
         UNION ALL SELECT t.typnamespace FROM pg_type AS t WHERE t.oid = ANY (a.types)
         UNION ALL SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'vector')
-    ORDER BY n.oid FOR KEY SHARE;
+    ORDER BY n.oid FOR KEY SHARE OF n;
+END
+$$;
+COMMENT ON FUNCTION visrec._lock_schemas(visrec.attachment) IS
+    'Lets nobody rename the schemas of an attached table, its types and pgvector until the transaction ends; waits for who does. '
+    'Rows of a catalog are locked by superusers alone.';
+
+CREATE FUNCTION visrec._hold_schemas(attachment integer) RETURNS void
+-- As the extension's owner, for members of a table's owner.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    a visrec.attachment := (SELECT r FROM visrec.attachment AS r WHERE r.id = attachment);
+    caller CONSTANT name := coalesce(nullif(current_setting('role'), 'none'), session_user);
+BEGIN
+    IF NOT pg_has_role(caller, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation), 'MEMBER') THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('must be owner of table "%s"', visrec._label(a.relation)),
+            DETAIL = format('It is asked of role "%s", whatever function calls.', caller);
+    END IF;
+    PERFORM visrec._lock_schemas(a);
 END
 $$;
 COMMENT ON FUNCTION visrec._hold_schemas(integer) IS
-    'Lets nobody rename the schemas of an attached table, its types and pgvector until the transaction ends; waits for who does.';
+    'visrec._lock_schemas, in the sessions of who has the rights of the table''s owner.';
 REVOKE ALL ON FUNCTION visrec._hold_schemas(integer) FROM PUBLIC;
 
 CREATE FUNCTION visrec._raise_owners_code(a visrec.attachment) RETURNS void
@@ -71,7 +97,11 @@ BEGIN
         RETURN;
     END IF;
     -- Nothing more comes to the table, partitions included, and nothing else gets its name, until the transaction ends.
-    PERFORM visrec._hold_schemas(a.id);
+    IF (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+        PERFORM visrec._lock_schemas(a);
+    ELSE
+        PERFORM visrec._hold_schemas(a.id);
+    END IF;
     locked := a.relation;
     EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', locked);
     IF to_regclass(locked) IS DISTINCT FROM a.relation THEN
@@ -130,6 +160,10 @@ DECLARE
     name text;
     changed text[] := ARRAY(SELECT b.key FROM jsonb_each(before) AS b WHERE b.value IS DISTINCT FROM after -> b.key ORDER BY b.key);
 BEGIN
+    IF visrec._other_connections() THEN         -- there were none: visrec._check_before
+        PERFORM visrec._close_connections();
+        changed := changed || 'connections of dblink'::text;
+    END IF;
     IF changed = '{}' THEN
         RETURN;
     END IF;
@@ -183,7 +217,10 @@ BEGIN
         OR EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attgenerated <> '')
         OR EXISTS (SELECT FROM pg_index AS x JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid
                        AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
-                   WHERE x.indrelid = relation AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL));
+                   WHERE x.indrelid = relation AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL))
+        OR EXISTS (SELECT FROM pg_index AS x JOIN pg_attribute AS f ON f.attrelid = x.indexrelid AND f.attnum > 0 AND f.atttypid >= 10000
+                   JOIN pg_type AS t ON t.oid = f.atttypid AND (t.typtype NOT IN ('b', 'e') OR t.typcategory = 'A')
+                   WHERE x.indrelid = relation);
 END
 $$;
 COMMENT ON FUNCTION visrec._has_code(oid, oid) IS
@@ -212,6 +249,9 @@ BEGIN
                 WHERE writes AND d.adrelid = ANY (tables)
                 UNION ALL SELECT 'pg_class', x.indexrelid, format('index "%s"', x.indexrelid::regclass) FROM pg_index AS x
                 WHERE writes AND x.indrelid = ANY (tables) AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL)
+                UNION ALL SELECT 'pg_type', f.atttypid, format('index "%s"', x.indexrelid::regclass) FROM pg_index AS x
+                JOIN pg_attribute AS f ON f.attrelid = x.indexrelid AND f.attnum > 0 AND f.atttypid >= 10000
+                WHERE writes AND x.indrelid = ANY (tables)
                 UNION ALL SELECT 'pg_rewrite', r.oid, format('rule "%s"', r.rulename) FROM pg_rewrite AS r
                 WHERE writes AND r.ev_class = ANY (tables)
                 UNION ALL SELECT 'pg_policy', p.oid, format('policy "%s"', p.polname) FROM pg_policy AS p
@@ -272,9 +312,7 @@ BEGIN
               UNION SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'vector'
               UNION SELECT t.typnamespace FROM pg_type AS t WHERE t.oid = key_type AND key_type >= 10000) AS s (oid)
         JOIN pg_namespace AS n ON n.oid = s.oid
-        -- The role that stands for the owner of the database.
-        CROSS JOIN LATERAL (SELECT CASE WHEN n.nspowner = 'pg_database_owner'::regrole
-            THEN (SELECT d.datdba FROM pg_database AS d WHERE d.datname = current_database()) ELSE n.nspowner END AS owner) AS o
+        CROSS JOIN LATERAL (SELECT visrec._schema_owner(n.oid) AS owner) AS o
         WHERE o.owner <> (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation) AND NOT visrec._trusted(o.owner) LIMIT 1);
 END
 $$;
@@ -333,6 +371,17 @@ END
 $$;
 COMMENT ON FUNCTION visrec._other_connections() IS
     'Whether the session has connections of dblink''s, which all code in it can use.';
+
+CREATE FUNCTION visrec._close_connections() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE 'SELECT ' || visrec._dblink('dblink_disconnect(c) FROM ') || visrec._dblink('dblink_get_connections() AS g, unnest(g) AS c');
+    EXECUTE 'SELECT ' || visrec._dblink('dblink_disconnect()');
+EXCEPTION WHEN connection_does_not_exist THEN
+    NULL;
+END
+$$;
+COMMENT ON FUNCTION visrec._close_connections() IS 'Closes all of the session''s connections of dblink.';
 
 CREATE FUNCTION visrec._strangers_temporary() RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -72,8 +72,8 @@ CREATE FUNCTION visrec._shells(a visrec.attachment) RETURNS TABLE (name name, ty
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    key text := visrec._type_name(a.types[1]);
-    user_type text := (SELECT visrec._type_name(f.atttypid) FROM pg_attribute AS f
+    key text := visrec._type_name(visrec._base_type(a.types[1]));        -- what is cast to a domain runs its CHECK
+    user_type text := (SELECT visrec._type_name(visrec._base_type(f.atttypid)) FROM pg_attribute AS f
                        WHERE f.attrelid = a.events AND f.attname = a.event_columns[1] AND NOT f.attisdropped);
     columns text[] := ARRAY(SELECT format('%I %s', c.name, visrec._type_name(c.type))
                             FROM unnest(a.columns, a.types) WITH ORDINALITY AS c (name, type, n) WHERE c.n = 2 OR c.n > 4 ORDER BY c.n);

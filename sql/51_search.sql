@@ -103,13 +103,13 @@ COMMENT ON FUNCTION visrec._nearest(visrec._names, vector, anyarray, integer, js
 CREATE FUNCTION visrec._result_statement(n visrec._names, call text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN format('SELECT t.%1$s, CASE WHEN t.%2$s[1] OPERATOR(pg_catalog.<>) 0 AND t.%2$s[1] OPERATOR(pg_catalog.>>) 32 '
+    RETURN format('SELECT t.%1$s::%11$s, CASE WHEN t.%2$s[1] OPERATOR(pg_catalog.<>) 0 AND t.%2$s[1] OPERATOR(pg_catalog.>>) 32 '
         'OPERATOR(pg_catalog.<>) %3$s THEN visrec._other_model(%4$s, %5$s) ELSE 1 OPERATOR(pg_catalog.-) f.d END, t.%6$s%7$s '
         'FROM %10$s WITH ORDINALITY AS f (id, d, n) '
         'JOIN %8$s AS t ON t.%1$s %9$s f.id ORDER BY f.n',
         n.key, n.source, n.weights, n.id, n.key_text, n.image, n.shown, n."table", n.equals,
         coalesce(call || ' AS s, ROWS FROM (pg_catalog.unnest(s.ids), pg_catalog.unnest(s.distances))',
-            'ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))'));
+            'ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))'), n.key_type);
 END
 $$;
 COMMENT ON FUNCTION visrec._result_statement(visrec._names, text) IS

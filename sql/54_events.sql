@@ -1,7 +1,7 @@
 -- A table of events (who liked what, when), named once: recommendation for a user by id.
 
 CREATE FUNCTION visrec._event_names(relation regclass, columns name[], OUT "table" text, OUT user_name text, OUT user_type text,
-    OUT user_equals text, OUT item text, OUT weight text, OUT at text)
+    OUT user_equals text, OUT item text, OUT item_text text, OUT weight text, OUT at text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     held record;
@@ -16,7 +16,7 @@ BEGIN
     weight := '1::float8';      -- without weights each event counts 1
     FOR place IN 1..4 LOOP
         CONTINUE WHEN columns[place] IS NULL;
-        SELECT a.attname AS name, format_type(a.atttypid, -1) AS type, visrec._comparison(a.atttypid, 3) AS equals,
+        SELECT a.attname AS name, a.atttypid, format_type(visrec._base_type(a.atttypid), -1) AS type, visrec._comparison(a.atttypid, 3) AS equals,
                visrec._base_type(a.atttypid) AS base INTO held
         FROM pg_attribute AS a
         WHERE a.attrelid = relation AND a.attname = columns[place] AND a.attnum > 0 AND NOT a.attisdropped;
@@ -40,7 +40,9 @@ BEGIN
             user_name := format('e.%I', held.name);
             user_type := held.type;
             user_equals := held.equals;
-        WHEN 2 THEN item := format('e.%I', held.name);
+        WHEN 2 THEN
+            item := format('e.%I', held.name);
+            item_text := visrec._key_expression(item, held.atttypid);
         WHEN 3 THEN weight := format('e.%I', held.name);
         ELSE at := format('e.%I', held.name);
         END CASE;
@@ -48,8 +50,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._event_names(regclass, name[]) IS
-    'The names of a table of events and its columns (user, item, weight, time), quoted, on the row e; raises an error if '
-    'one is missing.';
+    'The names of a table of events and its columns (user, item, weight, time), quoted, on the row e, and the item as text; raises an '
+    'error if one is missing.';
 
 CREATE FUNCTION visrec._history(attachment integer, user_id text, most integer, OUT liked text[], OUT liked_weights double precision[],
     OUT disliked text[], OUT disliked_weights double precision[], OUT seen text[])
@@ -65,7 +67,7 @@ BEGIN
     -- An item counts by its latest event; those without a weight, or of weight 0, are only seen.
     EXECUTE format($query$
         WITH latest AS (
-            SELECT DISTINCT ON (%1$s) pg_catalog.format('%%s', %1$s) AS item, (%2$s)::float8 AS weight, %3$s AS at
+            SELECT DISTINCT ON (%1$s) %9$s AS item, (%2$s)::float8 AS weight, %3$s AS at
             FROM %4$s AS e WHERE %5$s %6$s %7$L::%8$s AND %1$s IS NOT NULL
             ORDER BY %1$s, %3$s DESC NULLS LAST
         ), recent AS (
@@ -77,7 +79,7 @@ BEGIN
                array_agg(-r.weight ORDER BY r.at NULLS FIRST, r.item) FILTER (WHERE r.weight < 0),
                (SELECT coalesce(array_agg(l.item), '{}') FROM latest AS l)
         FROM recent AS r
-        $query$, e.item, e.weight, e.at, e."table", e.user_name, e.user_equals, user_id, e.user_type)
+        $query$, e.item, e.weight, e.at, e."table", e.user_name, e.user_equals, user_id, e.user_type, e.item_text)
     INTO liked, liked_weights, disliked, disliked_weights, seen USING most;
 END
 $$;

@@ -162,7 +162,7 @@ BEGIN
     LOOP
         SELECT pg_catalog.array_agg(s.id ORDER BY s.d, s.id), pg_catalog.array_agg(s.d ORDER BY s.d, s.id)
         INTO search.found_ids, search.found_distances
-        FROM (SELECT t.%7$s AS id, t.%8$s OPERATOR(%9$s.<=>) $1 AS d FROM %10$s AS t
+        FROM (SELECT t.%7$s::%3$s AS id, t.%8$s OPERATOR(%9$s.<=>) $1 AS d FROM %10$s AS t
               WHERE t.%8$s IS NOT NULL AND NOT t.%7$s %11$s ANY ($2) ORDER BY %12$s LIMIT search.pool) AS s;
         EXIT WHEN search.goes_on OR pg_catalog.cardinality(search.found_ids) OPERATOR(pg_catalog.=) search.pool;
         search.goes_on := true;

@@ -80,9 +80,9 @@ BEGIN
             '< s.reached AS past FROM (SELECT array_agg(p.id ORDER BY p.d, p.id) AS ids, array_agg(p.d ORDER BY p.d, p.id) AS distances, '
             'array_agg(p.o ORDER BY p.d, p.id) AS orders, (array_agg(p.o ORDER BY p.place DESC))[1] AS reached '
             'FROM (SELECT i.*, row_number() OVER () AS place '
-            'FROM (SELECT t.%1$s AS id, t.%2$s OPERATOR(%3$s.<=>) $1 AS d, %7$s AS o FROM %4$s AS t WHERE t.%2$s IS NOT NULL '
+            'FROM (SELECT t.%1$s::%9$s AS id, t.%2$s OPERATOR(%3$s.<=>) $1 AS d, %7$s AS o FROM %4$s AS t WHERE t.%2$s IS NOT NULL '
             'AND NOT t.%1$s %5$s ANY ($2) AND %6$s ORDER BY %7$s LIMIT %8$s) AS i) AS p) AS s',
-            n.key, n.vector, n.vector_schema, n."table", n.equals, condition, ordering, pool)
+            n.key, n.vector, n.vector_schema, n."table", n.equals, condition, ordering, pool, n.key_type)
         INTO found USING query, excluded, filter, k;
         tied := found.distances[k] = found.distances[k + 1] AND NOT found.past;
         EXIT WHEN (tied AND cardinality(found.ids) = pool AND pool < widest AND pool / share < visits) IS NOT TRUE;
@@ -107,13 +107,13 @@ DECLARE
     found record;
 BEGIN
     -- The sum keeps the index out.
-    EXECUTE format('WITH d AS MATERIALIZED (SELECT t.%1$s AS id, (t.%2$s OPERATOR(%3$s.<=>) $1) + 0 AS d FROM %4$s AS t '
+    EXECUTE format('WITH d AS MATERIALIZED (SELECT t.%1$s::%10$s AS id, (t.%2$s OPERATOR(%3$s.<=>) $1) + 0 AS d FROM %4$s AS t '
         'WHERE t.%2$s IS NOT NULL AND NOT t.%1$s %5$s ANY ($2) AND %6$s%8$s) '
         'SELECT array_agg(s.id ORDER BY s.d, s.id) AS ids, array_agg(s.d ORDER BY s.d, s.id) AS distances, '
         '%9$s AS more FROM (SELECT * FROM d ORDER BY d.d, d.id LIMIT %7$s) AS s',
         n.key, n.vector, n.vector_schema, n."table", n.equals, condition, k,
         CASE WHEN most IS NOT NULL THEN format(' LIMIT %s', most::bigint + 1) ELSE '' END,
-        CASE WHEN most IS NOT NULL THEN format('(SELECT count(*) > %s FROM d)', most::bigint) ELSE 'false' END)
+        CASE WHEN most IS NOT NULL THEN format('(SELECT count(*) > %s FROM d)', most::bigint) ELSE 'false' END, n.key_type)
     INTO found USING query, excluded, filter;
     more := found.more;
     IF NOT more THEN

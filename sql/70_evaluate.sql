@@ -216,7 +216,7 @@ BEGIN
     PERFORM visrec._check_sources(n);
     RETURN QUERY EXECUTE format($query$
         WITH labelled AS (
-            SELECT t.%1$s AS id, %2$s AS key, t.%3$I AS label, count(*) OVER w - 1 AS others,
+            SELECT t.%1$s::%10$s AS id, %2$s AS key, t.%3$I AS label, count(*) OVER w - 1 AS others,
                    min((%4$s) COLLATE "C") OVER w AS shown
             FROM %5$s AS t WHERE t.%6$s IS NOT NULL AND t.%3$I IS NOT NULL
             WINDOW w AS (PARTITION BY t.%3$I)
@@ -236,7 +236,7 @@ BEGIN
         GROUP BY GROUPING SETS ((a.shown, c.k), (c.k))
         ORDER BY a.shown NULLS FIRST, c.k
         $query$, n.key, n.key_text, label_column, visrec._key_expression(format('t.%I', label_column), column_.atttypid), n."table",
-        n.vector, visrec._draw('l.key'), visrec._comparison(column_.atttypid, 3), n.equals)
+        n.vector, visrec._draw('l.key'), visrec._comparison(column_.atttypid, 3), n.equals, n.key_type)
     USING ks, sample, (SELECT max(u.k) FROM unnest(ks) AS u (k)), n;
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %1$s AS t WHERE t.%2$s IS NOT NULL AND t.%3$I '
         'IS NOT NULL GROUP BY t.%3$I HAVING count(*) = 1) AS s', n."table", n.vector, label_column) INTO alone;

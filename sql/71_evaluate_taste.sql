@@ -48,10 +48,11 @@ BEGIN
     item := visrec._evaluated_column(events, columns[2], 3);
     at := visrec._evaluated_column(events, columns[4], 1);
     BEGIN
-        IF item.atttypid <> n.key_oid AND greatest(item.atttypid, n.key_oid) >= 16384 THEN      -- a cast may be anybody's
+        IF visrec._base_type(item.atttypid) <> visrec._base_type(n.key_oid)       -- a cast may be anybody's
+            AND greatest(visrec._base_type(item.atttypid)::oid, visrec._base_type(n.key_oid)::oid) >= 16384 THEN
             RAISE cannot_coerce;
         END IF;
-        EXECUTE format('SELECT NULL::%s::%s', format_type(item.atttypid, -1), n.key_type);
+        EXECUTE format('SELECT NULL::%s::%s', format_type(visrec._base_type(item.atttypid), -1), n.key_type);
     EXCEPTION WHEN cannot_coerce THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" of table "%s" cannot hold keys of table "%s"', item.attname, visrec._label(events), visrec._label(n.relation)),
@@ -62,7 +63,7 @@ BEGIN
     met := format('%s AS e JOIN %s AS t ON t.%s %s e.%I::%s', events, n."table", n.key, n.equals, item.attname, n.key_type);
     RETURN QUERY EXECUTE format($query$
         WITH met AS (               -- each item once, when the user first met it
-            SELECT DISTINCT ON (e.%1$I, t.%2$s) e.%1$I AS who, %3$s AS name, t.%2$s AS id, %4$s AS key, e.%5$I AS at
+            SELECT DISTINCT ON (e.%1$I, t.%2$s) e.%1$I AS who, %3$s AS name, t.%2$s::%10$s AS id, %4$s AS key, e.%5$I AS at
             FROM %6$s
             WHERE t.%7$s IS NOT NULL AND e.%1$I IS NOT NULL AND e.%5$I IS NOT NULL
             ORDER BY e.%1$I, t.%2$s, e.%5$I
@@ -88,7 +89,7 @@ BEGIN
         GROUP BY a.strategy, c.k
         ORDER BY array_position($4, a.strategy), c.k
         $query$, user_.attname, n.key, visrec._key_expression(format('e.%I', user_.attname), user_.atttypid), n.key_text, at.attname,
-        met, n.vector, visrec._draw('h.who'), n.equals)
+        met, n.vector, visrec._draw('h.who'), n.equals, n.key_type)
     USING ks, holdout, (SELECT max(u.k) FROM unnest(ks) AS u (k)), strategies, sample, n;
     EXECUTE format($query$
         SELECT count(*) FROM (

@@ -36,7 +36,7 @@ BEGIN
     EXECUTE format($query$
         WITH copies AS MATERIALIZED (
             SELECT c.members, row_number() OVER (ORDER BY c.members[1]) AS place
-            FROM (SELECT array_agg(t.%4$s ORDER BY t.%4$s) AS members FROM %5$s AS t
+            FROM (SELECT array_agg(t.%4$s::%9$s ORDER BY t.%4$s) AS members FROM %5$s AS t
                   WHERE t.%6$s IS NOT NULL GROUP BY sha256(%7$s.vector_send(t.%6$s))) AS c)
         SELECT array_agg(%1$s ORDER BY p.a, p.b), array_agg(%2$s ORDER BY p.a, p.b), array_agg(p.similarity ORDER BY p.a, p.b)
         FROM (
@@ -51,7 +51,7 @@ BEGIN
             GROUP BY 1, 2
         ) AS p
         $query$, visrec._key_expression('p.a', n.key_oid), visrec._key_expression('p.b', n.key_oid), n.greater, n.key, n."table",
-        n.vector, n.vector_schema, n.equals)
+        n.vector, n.vector_schema, n.equals, n.key_type)
     INTO ids_a, ids_b, similarities USING n, k, max_distance;
 END
 $$;

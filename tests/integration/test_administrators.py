@@ -252,6 +252,62 @@ def test_a_cursor_is_not_exchanged(eves):
     assert len({str(state) for state in (before, opened, other)}) == 3
 
 
+def test_a_range_in_an_index_runs_nothing_as_the_owner(eves, paths):
+    """Its type's function is asked for where a row goes in the index, once that has inner pages."""
+    become(
+        eves,
+        "eve",
+        "GRANT USAGE ON SCHEMA eve TO PUBLIC",
+        "CREATE FUNCTION diff(float8, float8) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS"
+        " $$ BEGIN PERFORM eve.really(); RETURN $1 - $2; END $$",
+        "CREATE TYPE span AS RANGE (SUBTYPE = float8, SUBTYPE_DIFF = diff)",
+    )
+    become(
+        eves,
+        "alice",
+        "CREATE TABLE r (id bigint PRIMARY KEY, image_path text, r eve.span)",
+        "SELECT visrec.attach('r', model => 'pixels')",
+        "CREATE INDEX ON r USING gist (r)",
+    )
+    heard = notices(eves)
+    eves.execute("INSERT INTO r VALUES (1, %s, '[1,2]')", (paths[0],))
+    assert coverage(eves, "r") == {"pending": 1}
+    assert heard[0][1] == 'rows of table "alice.r" are kept without a vector'
+
+
+def test_connections_that_a_policy_opens_are_closed(eves):
+    become(eves, None)
+    eves.execute("CREATE EXTENSION dblink SCHEMA public")
+    info = eves.info
+    eves.execute("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO PUBLIC")
+    connection = f"host={info.host} port={info.port} dbname={info.dbname} user={info.user}"
+    become(
+        eves,
+        "eve",
+        "CREATE FUNCTION pol() RETURNS boolean LANGUAGE plpgsql AS"
+        f" $$ BEGIN PERFORM public.dblink_connect('x', '{connection} password={info.password}');"
+        " RETURN true; EXCEPTION WHEN duplicate_object THEN RETURN true; END $$",
+        "ALTER TABLE e ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY p ON e USING (pol())",
+    )
+    become(eves, None)
+    heard = notices(eves)
+    for _ in range(2):
+        eves.execute("SELECT * FROM visrec.coverage('eve.e')")
+    assert [text[:54] for severity, text, _ in heard if severity == "WARNING"] == [
+        'could not count the rows of table "eve.e": code of the'
+    ] * 2
+    assert eves.execute("SELECT public.dblink_get_connections()").fetchone() == (None,)
+
+
+def test_nobody_else_holds_schemas(eves):
+    become(eves, None)
+    eves.execute("SELECT visrec.grant_access('visrec_alice')")
+    become(eves, "alice")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="must be owner"):
+        eves.execute("SELECT visrec._hold_schemas(id) FROM visrec.attachment WHERE name = 'e'")
+
+
 # Who looks at all tables --------------------------------------------------------------------------
 
 
