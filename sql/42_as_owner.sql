@@ -9,6 +9,7 @@ DECLARE
     a visrec.attachment;
     before jsonb;
     done boolean := false;
+    context text;
     result jsonb;
 BEGIN
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
@@ -35,8 +36,13 @@ BEGIN
             EXECUTE format('SELECT visrec.%I($1, $2)', '_table_' || attachment) INTO result USING task, arguments;
             done := true;
             RAISE EXCEPTION USING ERRCODE = 'VR000';    -- undoes all but the result, which is in a variable
-        EXCEPTION WHEN SQLSTATE 'VR000' THEN
-            IF NOT done THEN        -- the owner's code knows the number
+        EXCEPTION WHEN OTHERS OR query_canceled OR assert_failure THEN
+            IF NOT done OR SQLSTATE <> 'VR000' THEN
+                PERFORM visrec._raise_left(visrec._clean_session(before), a.relation);
+                GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+                IF SQLSTATE = 'P0004' OR SQLSTATE = '57014' AND split_part(context, E'\n', 1) ~ '\mRAISE$' THEN
+                    RAISE EXCEPTION '%', SQLERRM;       -- nobody cancelled: who looks at all tables goes on
+                END IF;
                 RAISE;
             END IF;
         END;

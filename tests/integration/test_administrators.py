@@ -300,6 +300,61 @@ def test_connections_that_a_policy_opens_are_closed(eves):
     assert eves.execute("SELECT public.dblink_get_connections()").fetchone() == (None,)
 
 
+@pytest.mark.parametrize("monitor", [False, True])
+@pytest.mark.parametrize(
+    "ends",
+    ["RAISE EXCEPTION 'no'", "RAISE EXCEPTION USING ERRCODE = '57014'", "ASSERT false"],
+    ids=["error", "cancel", "assert"],
+)
+def test_statements_that_are_prepared_before_an_error_are_not_left(eves, ends, monitor):
+    """No error undoes PREPARE. The driver's own are as good as any."""
+    eves.prepare_threshold = None
+    become(
+        eves,
+        "eve",
+        "CREATE FUNCTION bad() RETURNS boolean LANGUAGE plpgsql AS"
+        " $$ DECLARE s text; BEGIN FOR s IN SELECT name FROM pg_prepared_statements LOOP"
+        " EXECUTE format('DEALLOCATE %I', s);"
+        " EXECUTE format('PREPARE %I AS SELECT eve.really()', s);"
+        f" END LOOP; PREPARE other AS SELECT eve.really(); {ends}; END $$",
+        "ALTER TABLE e ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY p ON e USING (bad())",
+    )
+    become(eves, "alice", "CREATE TABLE a (id int PRIMARY KEY, image_path text)")
+    eves.execute("SELECT visrec.attach('a', model => 'pixels'); INSERT INTO a VALUES (1, NULL)")
+    become(eves, None)
+    if monitor:
+        eves.execute("SELECT visrec.grant_access('visrec_alice', 'monitor')")
+        become(eves, "alice")
+    eves.execute("PREPARE report AS SELECT 1")
+    heard = notices(eves)
+    rows = eves.execute(
+        "SELECT a.name, c.* FROM visrec.attached AS a, visrec.coverage(a.relation, a.name) AS c"
+    ).fetchall()
+    assert ("a", "no_image", 1) in rows
+    assert [text for severity, text, _ in heard if severity == "WARNING"] == [
+        'could not count the rows of table "eve.e": code of the owner of table "eve.e" left'
+        " something in this session"
+    ]
+    left = "SELECT name FROM pg_prepared_statements WHERE statement ~ 'really'"
+    assert eves.execute(left).fetchall() == []
+    with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+        eves.execute("EXECUTE report")
+
+
+def test_who_cancels_is_heard(eves):
+    become(
+        eves,
+        "eve",
+        "CREATE POLICY p ON e USING (pg_sleep(10) IS NOT NULL)",
+        "ALTER TABLE e ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+    )
+    become(eves, None)
+    eves.execute("SET statement_timeout = '300ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        eves.execute("SELECT * FROM visrec.coverage('eve.e')")
+
+
 def test_nobody_else_holds_schemas(eves):
     become(eves, None)
     eves.execute("SELECT visrec.grant_access('visrec_alice')")

@@ -1,5 +1,6 @@
 """A cast is its type's owner's code: it runs for nobody who searches, recommends or evaluates."""
 
+import psycopg
 import pytest
 
 from .test_strangers import alice, become, loot
@@ -133,3 +134,13 @@ def test_the_history_of_a_user_means_the_same_whatever_the_settings(db, paths):
     assert len(wanted) == 3
     db.execute("SET TimeZone = 'Asia/Kolkata'; SET DateStyle = 'SQL, DMY'")
     assert db.execute(asked).fetchall() == wanted
+
+
+def test_ranges_of_ones_own_are_no_keys(db):
+    """What is read as one may be of a domain."""
+    db.execute("CREATE DOMAIN d AS bigint; CREATE TYPE r AS RANGE (SUBTYPE = d)")
+    db.execute("CREATE TABLE p (id r PRIMARY KEY, image_path text)")
+    with pytest.raises(
+        psycopg.errors.FeatureNotSupported, match=r"its primary key is of type public\.r"
+    ):
+        db.execute("SELECT visrec.attach('p', model => 'pixels')")
