@@ -185,7 +185,7 @@ COMMENT ON FUNCTION visrec._mark_late(visrec._names, text[], name[]) IS
 CREATE FUNCTION visrec._moved_row(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN format('SELECT ARRAY[%s, %s] FROM (SELECT ($1).*) AS t WHERE %s', n.key_text, visrec._image_digest(n), visrec._of_another(n));
+    RETURN visrec._row_image(n) || ' WHERE ' || visrec._of_another(n);
 END
 $$;
 COMMENT ON FUNCTION visrec._moved_row(visrec._names) IS

@@ -75,6 +75,7 @@ DECLARE
     a visrec.attachment;
     state record;
     leftover regclass;
+    which text;         -- of a table's attachments, but for the first
 BEGIN
     FOR root IN SELECT string_to_table(s.value, ':') FROM visrec.setting AS s WHERE s.name = 'image_roots' LOOP
         "check" := format('image root %s', root);
@@ -102,6 +103,7 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     FOR a IN SELECT r.* FROM visrec.attachment AS r JOIN pg_class AS c ON c.oid = r.relation ORDER BY r.id LOOP
+        which := CASE WHEN visrec._name_argument(a.id) <> '' THEN format(' (%s)', a.name) ELSE '' END;
         FOR leftover IN SELECT l.index FROM visrec._leftovers(a) AS l
                         WHERE l.index NOT IN (SELECT p.index_relid FROM pg_stat_progress_create_index AS p) LOOP
             "check" := format('index %s', leftover);
@@ -111,7 +113,7 @@ BEGIN
             RETURN NEXT;
         END LOOP;
         IF visrec._lacks_index(a) THEN
-            "check" := format('index of %s', a.relation) || CASE WHEN visrec._name_argument(a.id) <> '' THEN format(' (%s)', a.name) ELSE '' END;
+            "check" := format('index of %s', a.relation) || which;
             ok := false;
             result := 'there is none: searches compare every row';
             advice := visrec._reindex_call(a, NULL, NULL);
@@ -119,7 +121,7 @@ BEGIN
         END IF;
         state := visrec._recall_state(a);
         CONTINUE WHEN state.result IS NULL;
-        "check" := format('recall of %s', a.relation) || CASE WHEN visrec._name_argument(a.id) <> '' THEN format(' (%s)', a.name) ELSE '' END;
+        "check" := format('recall of %s', a.relation) || which;
         ok := NOT state.due;
         result := state.result;
         advice := CASE WHEN NOT ok THEN format('SELECT * FROM visrec.tune(%L%s);', a.relation, visrec._name_argument(a.id)) END;

@@ -104,6 +104,17 @@ RUNS_CODE = {
 }
 
 
+def with_a_pending_row(path, *more):
+    """Attaches table ``e``, with a row that came while triggers were off."""
+    return (
+        "SELECT visrec.attach('e', model => 'pixels')",
+        *more,
+        "ALTER TABLE e DISABLE TRIGGER USER",
+        f"INSERT INTO e VALUES (1, '{path}')",
+        "ALTER TABLE e ENABLE TRIGGER USER",
+    )
+
+
 @pytest.fixture
 def eves(alice, paths):
     """A table of eve's with a row that is pending, and code of hers to be set off."""
@@ -112,10 +123,7 @@ def eves(alice, paths):
         "eve",
         *SPY,
         "CREATE TABLE e (id bigint PRIMARY KEY, image_path text)",
-        "SELECT visrec.attach('e', model => 'pixels')",
-        "ALTER TABLE e DISABLE TRIGGER USER",
-        f"INSERT INTO e VALUES (1, '{paths[0]}')",
-        "ALTER TABLE e ENABLE TRIGGER USER",
+        *with_a_pending_row(paths[0]),
     )
     return alice
 
@@ -149,10 +157,7 @@ def test_a_partition_key_is_code(eves, paths):
         " content_vector_source bigint[]) PARTITION BY LIST (part(image_path))",
         "CREATE TABLE e PARTITION OF top FOR VALUES IN (1)",
         "ALTER TABLE e ADD PRIMARY KEY (id)",
-        "SELECT visrec.attach('e', model => 'pixels')",
-        "ALTER TABLE e DISABLE TRIGGER USER",
-        f"INSERT INTO e VALUES (1, '{paths[0]}')",
-        "ALTER TABLE e ENABLE TRIGGER USER",
+        *with_a_pending_row(paths[0]),
     )
     become(eves, None)
     eves.execute("DELETE FROM loot")
@@ -170,13 +175,8 @@ def test_who_may_refer_to_a_table_runs_nothing_as_its_owner(eves, paths):
         eves,
         "alice",
         "CREATE TABLE e (id bigint PRIMARY KEY, image_path text)",
-        "SELECT visrec.attach('e', model => 'pixels')",
-        GENERATED,
-        "GRANT REFERENCES (g), SELECT ON e TO visrec_eve",
         "GRANT USAGE ON SCHEMA alice TO visrec_eve",
-        "ALTER TABLE e DISABLE TRIGGER USER",
-        f"INSERT INTO e VALUES (1, '{paths[0]}')",
-        "ALTER TABLE e ENABLE TRIGGER USER",
+        *with_a_pending_row(paths[0], GENERATED, "GRANT REFERENCES (g), SELECT ON e TO visrec_eve"),
     )
     become(eves, "eve", *(s.replace(" e ", " alice.e ") for s in KID))
     become(eves, None)
