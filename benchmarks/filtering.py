@@ -8,6 +8,7 @@ environment names, in a database of its own.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -91,31 +92,36 @@ class _Table:
         by_hand = (
             "hnsw.iterative_scan = strict_order", "enable_sort = off", "enable_seqscan = off",
             "enable_bitmapscan = off"
-        ), ()  # fmt: skip
+        )  # fmt: skip
+        orders = list(itertools.permutations(range(3)))
         seconds: list[list[float]] = [[], [], []]
         found: list[list[int]] = []
         # pgvector's settings are known once its library is loaded.
         session.execute("SELECT '[1]'::vector")
-        for row in asked:
+        for turn, row in enumerate(asked):
             vector = self._held[row].tolist()
-            filter_ = json.dumps({"price": {"lt": share}})
-            start = time.perf_counter()
-            statement = f"SELECT id FROM similar_{self._name}({row + 1}, {K}, '{filter_}')"  # noqa: S608
-            rows = session.execute(statement.encode()).fetchall()
-            seconds[0].append(time.perf_counter() - start)
-            found.append([number for (number,) in rows])
-            for way, settings in enumerate(by_hand, 1):
+            ours = (
+                f"SELECT id FROM similar_{self._name}({row + 1}, {K},"  # noqa: S608 - our name
+                f" '{json.dumps({'price': {'lt': share}})}')"
+            )
+            index, exact = (
+                f"SELECT id FROM {self._name} WHERE price < {share} AND id <> {row + 1}"  # noqa: S608
+                f" ORDER BY (content_vector <=> '{vector}'){sorted_} LIMIT {K}"
+                for sorted_ in ("", " + 0")
+            )
+            ways = [(ours, ()), (index, by_hand), (exact, ())]
+            # In every order: one way reads into memory what the next finds there, or puts it out.
+            for way in orders[turn % len(orders)]:
+                statement, settings = ways[way]
                 for setting in settings:
                     session.execute(f"SET {setting}".encode())
-                statement = (
-                    f"SELECT id FROM {self._name} WHERE price < {share} AND id <> {row + 1}"  # noqa: S608
-                    f" ORDER BY (content_vector <=> '{vector}'){' + 0' * (way == 2)} LIMIT {K}"
-                )
                 start = time.perf_counter()
-                session.execute(statement.encode()).fetchall()
+                rows = session.execute(statement.encode()).fetchall()
                 seconds[way].append(time.perf_counter() - start)
                 for setting in settings:
                     session.execute(f"RESET {setting.split()[0]}".encode())
+                if way == 0:
+                    found.append([number for (number,) in rows])
         return seconds, found
 
     def _nearest(self, asked: NDArray[np.int64], share: float) -> list[list[int]]:

@@ -45,7 +45,7 @@ COMMENT ON FUNCTION visrec._hold_schemas(integer) IS
     'visrec._lock_schemas, in the sessions of who has the rights of the table''s owner.';
 REVOKE ALL ON FUNCTION visrec._hold_schemas(integer) FROM PUBLIC;
 
-CREATE FUNCTION visrec._raise_owners_code(a visrec.attachment) RETURNS void
+CREATE FUNCTION visrec._raise_owners_code(a visrec.attachment, writes boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner CONSTANT oid := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation);
@@ -63,22 +63,25 @@ BEGIN
     END IF;
     locked := a.relation;
     EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', locked);
-    IF to_regclass(locked) IS DISTINCT FROM a.relation THEN
-        RAISE object_in_use USING MESSAGE = format('table "%s" is being renamed', visrec._label(a.relation));
+    -- While this waited for the lock, the table may have changed.
+    IF to_regclass(locked) IS DISTINCT FROM a.relation OR a IS DISTINCT FROM (SELECT r FROM visrec.attachment AS r WHERE r.id = a.id) THEN
+        RAISE object_in_use USING MESSAGE = format('table "%s" is being changed', visrec._label(a.relation));
     END IF;
     found := visrec._other_code(a) || ' may run more than PostgreSQL''s own code';
     found := coalesce(found, visrec._strangers_schema(a.relation, a.types[1]));
     IF found IS NOT NULL THEN
         RAISE insufficient_privilege USING
-            MESSAGE = format('to write vectors of table "%s" could run code of others in this session', visrec._label(a.relation)),
+            MESSAGE = format(CASE WHEN writes THEN 'to write vectors of table "%s" could run code of others in this session'
+                ELSE 'to read table "%s" could run code of others in a session with open cursors' END, visrec._label(a.relation)),
             DETAIL = upper(left(found, 1)) || substr(found, 2) || '.',
-            HINT = 'Let the owner of the table make this call.';
+            HINT = CASE WHEN writes THEN 'Let the owner of the table make this call.'
+                ELSE 'Close the cursors (a loop over a query has one, too), or let the owner of the table make this call.' END;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION visrec._raise_owners_code(visrec.attachment) IS
-    'Raises an error where writing to the table of an owner whom the caller need not trust could run code of anybody''s: it would '
-    'run as the owner, but what it left in the session would be the caller''s.';
+COMMENT ON FUNCTION visrec._raise_owners_code(visrec.attachment, boolean) IS
+    'Raises an error where reading or writing to the table of an owner whom the caller need not trust could run code of anybody''s: '
+    'it would run as the owner, but what it left in the session would be the caller''s, and the session''s cursors could be read.';
 
 CREATE FUNCTION visrec._trusted(role oid) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -113,6 +116,7 @@ BEGIN
         OR EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
                    WHERE t.tgrelid = relation AND NOT t.tgisinternal)
         OR EXISTS (SELECT FROM pg_constraint AS c WHERE c.conrelid = relation AND c.contype = 'c')
+        OR EXISTS (SELECT FROM pg_statistic_ext AS s WHERE s.stxrelid = relation AND s.stxexprs IS NOT NULL)
         OR EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attgenerated <> '')
         OR EXISTS (SELECT FROM pg_index AS x JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid
                        AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
@@ -142,12 +146,15 @@ BEGIN
                 JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
                 WHERE writes AND t.tgrelid = ANY (tables) AND NOT t.tgisinternal
                 UNION ALL SELECT 'pg_constraint', c.oid, format('constraint "%s"', c.conname) FROM pg_constraint AS c
-                WHERE writes AND c.conrelid = ANY (tables) AND c.contype = 'c'
+                WHERE c.conrelid = ANY (tables) AND c.contype = 'c'
                 UNION ALL SELECT 'pg_attrdef', d.oid, format('generated column "%s"', a.attname) FROM pg_attrdef AS d
                 JOIN pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated <> ''
                 WHERE writes AND d.adrelid = ANY (tables)
+                -- Of these the planner computes what does not depend on a row, whatever the statement.
                 UNION ALL SELECT 'pg_class', x.indexrelid, format('index "%s"', x.indexrelid::regclass) FROM pg_index AS x
-                WHERE writes AND x.indrelid = ANY (tables) AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL)
+                WHERE x.indrelid = ANY (tables) AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL)
+                UNION ALL SELECT 'pg_statistic_ext', s.oid, format('statistics "%s"', s.stxname) FROM pg_statistic_ext AS s
+                WHERE s.stxrelid = ANY (tables) AND s.stxexprs IS NOT NULL
                 UNION ALL SELECT 'pg_type', f.atttypid, format('index "%s"', x.indexrelid::regclass) FROM pg_index AS x
                 JOIN pg_attribute AS f ON f.attrelid = x.indexrelid AND f.attnum > 0 AND f.atttypid >= 10000
                 WHERE writes AND x.indrelid = ANY (tables)
@@ -160,7 +167,7 @@ BEGIN
                 UNION ALL SELECT d.refclassid, d.refobjid, format('partition key of table "%s"', k.partrelid::regclass)
                 FROM pg_partitioned_table AS k JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = k.partrelid AND d.objsubid = 0
                     AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
-                WHERE writes AND k.partexprs IS NOT NULL
+                WHERE k.partexprs IS NOT NULL
                   AND k.partrelid IN (SELECT r.oid FROM unnest(tables) AS r (oid) UNION SELECT n.relid FROM pg_partition_ancestors(relation) AS n)
             ) AS c (class, object, what)
             -- What these are made of: what PostgreSQL comes with is not in pg_depend, and belongs to a superuser.

@@ -75,6 +75,9 @@ BEGIN
         WHERE x.indrelid = ANY (tables) AND NOT (
             visrec._harmless_expression(concat(x.indexprs, x.indpred)) AND NOT EXISTS (
                 SELECT FROM pg_attribute AS f WHERE f.attrelid = x.indexrelid AND f.attnum > 0 AND NOT visrec._harmless_type(f.atttypid)))
+        -- Of these, and of the others, the planner computes what does not depend on a row.
+        UNION ALL SELECT format('statistics "%s"', s.stxname) FROM pg_statistic_ext AS s
+        WHERE s.stxrelid = ANY (tables) AND NOT visrec._harmless_expression(s.stxexprs::text)
         UNION ALL SELECT format('partition key of table "%s"', p.partrelid::regclass) FROM pg_partitioned_table AS p
         WHERE p.partrelid IN (SELECT t.oid FROM unnest(tables) AS t (oid) UNION SELECT n.relid FROM pg_partition_ancestors(a.relation) AS n)
           AND NOT visrec._harmless_expression(p.partexprs::text)
@@ -96,4 +99,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION visrec._other_code(visrec.attachment) IS
-    'What of the table could run code of the owner''s, or of others, if a vector were written to it; NULL if nothing could.';
+    'What of the table could run code of the owner''s, or of others, if it were read or a vector written to it; NULL if nothing could.';

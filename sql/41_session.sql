@@ -42,15 +42,27 @@ $$;
 COMMENT ON FUNCTION visrec._check_before(oid, boolean) IS
     'Raises an error where it could not be seen, afterwards, what a table''s owner''s code left in the session.';
 
+CREATE FUNCTION visrec._cursors_open() RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- The one without a name is of the statement that runs now.
+    RETURN EXISTS (SELECT FROM pg_cursors AS c WHERE c.name <> '');
+END
+$$;
+COMMENT ON FUNCTION visrec._cursors_open() IS
+    'Whether the session has cursors, from which all code in it can fetch, with the rights of who opened them; no error brings back what it took.';
+
 CREATE FUNCTION visrec._session_state(written oid) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     tables CONSTANT oid[] := ARRAY(SELECT written UNION SELECT p.relid FROM pg_partition_tree(written) AS p);
 BEGIN
     RETURN jsonb_build_object(
+        -- Those of no library are not listed anywhere.
         'settings', (SELECT jsonb_object_agg(s.name, s.setting) FROM pg_settings AS s
-                     WHERE s.context = 'user' AND s.source = 'session' AND s.name <> 'search_path'),
-        'cursors', (SELECT jsonb_object_agg(c.name, c.creation_time) FROM pg_cursors AS c),
+                     WHERE s.source = 'session' AND s.name <> ALL ('{search_path,role,session_authorization}'::text[])),
+        -- All of the client's message have its time: another of the same name tells itself by what it runs.
+        'cursors', (SELECT jsonb_agg(to_jsonb(c) ORDER BY c.name) FROM pg_cursors AS c),
         'prepared statements', visrec._prepared_statements(),
         'temporary objects', (SELECT jsonb_agg(o.oid ORDER BY o.oid) FROM (
             SELECT c.oid FROM pg_class AS c WHERE c.relnamespace = pg_my_temp_schema()

@@ -15,8 +15,8 @@ BEGIN
     SELECT * INTO a FROM visrec.attachment AS r WHERE r.id = attachment;
     IF current_user <> (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = a.relation) THEN
         PERFORM visrec._check_before(a.relation, writes);
-        IF writes THEN
-            PERFORM visrec._raise_owners_code(a);
+        IF writes OR visrec._cursors_open() THEN
+            PERFORM visrec._raise_owners_code(a, writes);
         END IF;
         before := CASE WHEN writes THEN visrec._session_state(a.relation)
             ELSE jsonb_build_object('prepared statements', visrec._prepared_statements()) END;

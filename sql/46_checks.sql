@@ -154,6 +154,16 @@ BEGIN
         RAISE feature_not_supported USING
             MESSAGE = format('column "%s" cannot hold images because it is a virtual generated column', columns[2]),
             HINT = 'Use a stored generated column.';
+    ELSIF held.attgenerated <> '' AND EXISTS (
+        SELECT FROM pg_depend AS d JOIN pg_attribute AS f ON f.attrelid = d.refobjid AND f.attname = columns[2]
+        LEFT JOIN pg_attrdef AS e ON e.adrelid = f.attrelid AND e.adnum = f.attnum
+        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid < 0
+          AND (d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid
+               OR d.classid = 'pg_class'::regclass AND d.objid = relation AND d.objsubid = f.attnum))
+    THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('column "%s" cannot hold images because it is generated from the column tableoid', columns[2]),
+            DETAIL = 'It changes when a row moves to another partition, with no column that could be watched.';
     END IF;
 
     SELECT format_type(a.atttypid, a.atttypmod) AS type, t.typname, t.typnamespace, a.atttypmod, a.attgenerated INTO held

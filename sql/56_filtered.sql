@@ -33,7 +33,8 @@ BEGIN
     by_row := 1.5 * cost + (4 + dimension / 600) * rows;
     -- The index knows nothing of the filter: of the rows that it visits a share passes.
     per_visit := CASE n.index_method WHEN 'hnsw_binary' THEN 4 WHEN 'ivfflat' THEN 0.5 ELSE 4 + dimension / 85 END;
-    by_index := per_visit * pool / greatest(share, 1e-9);
+    -- It is asked as broadly as visrec._by_index does, and goes on until enough have passed: some six visits to find one more.
+    by_index := 6 * per_visit * greatest(coalesce(n.width, 40), least(2 / greatest(share, 1e-9), 20) * pool, pool / greatest(share, 1e-9));
 END
 $$;
 COMMENT ON FUNCTION visrec._costs(visrec._names, integer, double precision, double precision, double precision) IS
@@ -42,7 +43,9 @@ COMMENT ON FUNCTION visrec._costs(visrec._names, integer, double precision, doub
 
 CREATE FUNCTION visrec._by_index(n visrec._names, query vector, excluded anyarray, k integer, filter jsonb, condition text,
     share double precision, visits double precision, tied boolean DEFAULT false, OUT ids anyarray, OUT distances double precision[])
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+-- The planner would rather sort a few rows than use the index.
+SET enable_sort = off AS $$
 DECLARE
     parts record := visrec._index_parts(n);
     ordering CONSTANT text := format('%s %s %s', format(parts.expression, 't.' || n.vector), parts.operator, format(parts.expression, '$1'));
@@ -67,7 +70,7 @@ BEGIN
             pool := least(CASE WHEN found IS NULL THEN pool + 40 ELSE 5 * pool END, widest);
         END IF;
         IF asked.scan = 'hnsw' THEN     -- it goes on until it has enough, but finds better ones when it begins broadly enough
-            broad := least(greatest(2 * k, asked.width, pool + 1, 1.5 * pool / share), 1000);
+            broad := least(greatest(2 * k, asked.width, pool + 1, least(2 / share, 20) * pool), 1000);
         ELSE        -- rows that pass are in as many lists more
             broad := least(ceil(asked.width / greatest(share, 1e-4)), 32768);
         END IF;
@@ -80,8 +83,8 @@ BEGIN
             '< s.reached AS past FROM (SELECT array_agg(p.id ORDER BY p.d, p.id) AS ids, array_agg(p.d ORDER BY p.d, p.id) AS distances, '
             'array_agg(p.o ORDER BY p.d, p.id) AS orders, (array_agg(p.o ORDER BY p.place DESC))[1] AS reached '
             'FROM (SELECT i.*, row_number() OVER () AS place '
-            'FROM (SELECT t.%1$s::%9$s AS id, t.%2$s OPERATOR(%3$s.<=>) $1 AS d, %7$s AS o FROM %4$s AS t WHERE t.%2$s IS NOT NULL '
-            'AND NOT t.%1$s %5$s ANY ($2) AND %6$s ORDER BY %7$s LIMIT %8$s) AS i) AS p) AS s',
+            'FROM (SELECT t.%1$s::%9$s AS id, t.%2$s OPERATOR(%3$s.<=>) $1 AS d, %7$s AS o FROM %4$s AS t WHERE %6$s '
+            'AND t.%2$s IS NOT NULL AND NOT t.%1$s %5$s ANY ($2) ORDER BY %7$s LIMIT %8$s) AS i) AS p) AS s',
             n.key, n.vector, n.vector_schema, n."table", n.equals, condition, ordering, pool, n.key_type)
         INTO found USING query, excluded, filter, k;
         tied := found.distances[k] = found.distances[k + 1] AND NOT found.past;
@@ -108,7 +111,7 @@ DECLARE
 BEGIN
     -- The sum keeps the index out.
     EXECUTE format('WITH d AS MATERIALIZED (SELECT t.%1$s::%10$s AS id, (t.%2$s OPERATOR(%3$s.<=>) $1) + 0 AS d FROM %4$s AS t '
-        'WHERE t.%2$s IS NOT NULL AND NOT t.%1$s %5$s ANY ($2) AND %6$s%8$s) '
+        'WHERE %6$s AND t.%2$s IS NOT NULL AND NOT t.%1$s %5$s ANY ($2)%8$s) '
         'SELECT array_agg(s.id ORDER BY s.d, s.id) AS ids, array_agg(s.d ORDER BY s.d, s.id) AS distances, '
         '%9$s AS more FROM (SELECT * FROM d ORDER BY d.d, d.id LIMIT %7$s) AS s',
         n.key, n.vector, n.vector_schema, n."table", n.equals, condition, k,

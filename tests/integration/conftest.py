@@ -143,6 +143,14 @@ def coverage(connection, table="posts"):
     return dict(rows.fetchall())
 
 
+def waits(connection, other):
+    """Whether another connection waits for a lock; not to be asked in a transaction, which sees one state."""
+    (event,) = connection.execute(
+        "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s", (other.info.backend_pid,)
+    ).fetchone()
+    return event == "Lock"
+
+
 def notices(connection):
     """A list that grows with the connection's notices: (severity, message, hint)."""
     heard = []

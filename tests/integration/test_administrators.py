@@ -1,9 +1,12 @@
 """What administrators write for an owner whom they need not trust: it sets off no code."""
 
+import threading
+import time
+
 import psycopg
 import pytest
 
-from .conftest import coverage, notices
+from .conftest import coverage, notices, waits
 from .test_strangers import alice, become, loot
 
 __all__ = ["alice"]
@@ -81,6 +84,10 @@ RUNS_CODE = {
         " CREATE TYPE span AS RANGE (SUBTYPE = int, SUBTYPE_DIFF = diff);"
         " ALTER TABLE e ADD s span; CREATE INDEX i ON e USING gist (s); END $$",
         'Index "i"',
+    ),
+    "statistics": (
+        "CREATE STATISTICS s ON (id + length(go()::text)), image_path FROM e",
+        'Statistics "s"',
     ),
     "rule": ("CREATE RULE r AS ON INSERT TO e DO ALSO SELECT eve.go()", 'Rule "r"'),
     "policy": (
@@ -250,6 +257,96 @@ def test_a_cursor_is_not_exchanged(eves):
         eves.execute("DECLARE work CURSOR FOR SELECT 2")
         other = eves.execute("SELECT visrec._session_state(0) -> 'cursors'").fetchone()
     assert len({str(state) for state in (before, opened, other)}) == 3
+
+
+def test_a_cursor_is_not_exchanged_in_one_message(eves):
+    """All that a message does has its time."""
+    become(eves, None)
+    state = "SELECT * FROM visrec._session_state(0) -> 'cursors'"
+    eves.execute(
+        "CREATE FUNCTION public.states() RETURNS SETOF jsonb LANGUAGE plpgsql AS $$"
+        " DECLARE c CURSOR FOR SELECT 1; d refcursor; BEGIN OPEN c; d := c; "
+        f" RETURN QUERY {state}; CLOSE d; OPEN d FOR SELECT 2; RETURN QUERY {state}; END $$"
+    )
+    first, second = (row for (row,) in eves.execute("SELECT public.states()"))
+    assert first != second
+
+
+FETCHES = (
+    "CREATE SEQUENCE taken",
+    "CREATE FUNCTION take() RETURNS boolean LANGUAGE plpgsql AS $$"
+    " DECLARE c refcursor; taken int; BEGIN"
+    " FOREACH c IN ARRAY ARRAY(SELECT name FROM pg_cursors WHERE statement ~ 'public.salar[y]') LOOP"
+    " FETCH c INTO taken; PERFORM setval('eve.taken', taken); END LOOP;"
+    " RETURN true; EXCEPTION WHEN OTHERS THEN RETURN true; END $$",
+    "CREATE POLICY p ON e USING (take())",
+    "ALTER TABLE e ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+)
+
+
+@pytest.mark.parametrize("how", ["a loop", "a cursor"])
+def test_an_administrators_cursor_is_not_read(eves, how):
+    """No error brings back what was fetched, nor what a sequence was set to."""
+    become(eves, "eve", *FETCHES)
+    become(eves, None)
+    eves.execute("CREATE TABLE public.salary AS SELECT generate_series(4711, 4713) AS s")
+    heard = notices(eves)
+    if how == "a loop":
+        eves.execute(
+            "DO $$ DECLARE r record; n int := 0; BEGIN FOR r IN SELECT s FROM public.salary LOOP"
+            " n := n + 1; PERFORM FROM visrec.coverage('eve.e'); END LOOP; ASSERT n = 3; END $$"
+        )
+    else:
+        with eves.transaction():
+            eves.execute("DECLARE c CURSOR FOR SELECT s FROM public.salary")
+            eves.execute("SELECT * FROM visrec.coverage('eve.e')")
+            assert len(eves.execute("FETCH ALL FROM c").fetchall()) == 3
+    assert (
+        'could not count the rows of table "eve.e": '
+        'to read table "eve.e" could run code of others in a session with open cursors'
+    ) in {message for _, message, _ in heard}
+    assert eves.execute("SELECT is_called FROM eve.taken").fetchone() == (False,)
+
+
+def test_ordinary_tables_are_counted_beside_cursors(eves):
+    become(eves, None)
+    with eves.transaction():
+        eves.execute("DECLARE c CURSOR FOR SELECT 1")
+        assert coverage(eves, "eve.e") == {"pending": 1}
+
+
+def test_a_key_that_changes_while_an_administrator_waits_is_looked_at(eves, connect):
+    """Into a type with a cast: by then the attachment has been read."""
+    become(
+        eves,
+        "eve",
+        "CREATE TYPE key AS ENUM ('1')",
+        "CREATE FUNCTION to_key(text) RETURNS key LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM eve.go(); RETURN '1'; END $$",
+        "CREATE CAST (text AS key) WITH FUNCTION to_key(text)",
+    )
+    become(eves, None)
+    owner = connect(autocommit=True)
+    owner.execute("SET SESSION AUTHORIZATION visrec_eve")
+    owner.execute("BEGIN")
+    owner.execute("ALTER TABLE eve.e ALTER id TYPE eve.key USING '1'")
+    caught = []
+
+    def retry():
+        try:
+            eves.execute("SELECT visrec.retry('eve.e')")
+        except psycopg.Error as error:
+            caught.append(error)
+
+    administrator = threading.Thread(target=retry)
+    administrator.start()
+    watcher = connect(autocommit=True)
+    while not waits(watcher, eves):
+        time.sleep(0.01)
+    owner.execute("COMMIT")
+    administrator.join()
+    assert [error.diag.message_primary for error in caught] == ['table "eve.e" is being changed']
+    assert loot(eves) == set()
 
 
 def test_a_range_in_an_index_runs_nothing_as_the_owner(eves, paths):

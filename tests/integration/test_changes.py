@@ -234,6 +234,17 @@ def test_a_generated_image_column(db, paths):
     assert coverage(db) == {"embedded": 3, "no_image": 1}
 
 
+def test_an_image_column_that_is_generated_from_tableoid_is_refused(db):
+    """It changes with the partition, and no UPDATE names a column of it."""
+    db.execute(
+        "CREATE TABLE posts (id bigint PRIMARY KEY, file text, image_path text"
+        " GENERATED ALWAYS AS (file || (tableoid::bigint % 2)) STORED) PARTITION BY RANGE (id)"
+    )
+    db.execute("CREATE TABLE posts_1 PARTITION OF posts FOR VALUES FROM (0) TO (10)")
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="tableoid"):
+        db.execute("SELECT visrec.attach('posts', model => 'pixels')")
+
+
 def test_a_virtual_generated_image_column_is_refused(db):
     if db.info.server_version < 180000:
         pytest.skip("PostgreSQL before 18 has no virtual generated columns")

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from .conftest import coverage, notices
+from .conftest import coverage, notices, waits
 
 MALLORY, ANON = "visrec_mallory", "visrec_anon"
 
@@ -354,8 +354,7 @@ def test_flipping_while_an_administrators_call_waits(db, roles, mallory, connect
 
     thread = threading.Thread(target=backfill)
     thread.start()
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
-    while not db.execute(waiting, (admin.info.backend_pid,)).fetchone()[0]:
+    while not waits(db, admin):
         time.sleep(0.01)
     roles().execute(f"ALTER FUNCTION {function} SECURITY INVOKER")
     mallory.execute("COMMIT")
@@ -417,8 +416,7 @@ def test_what_is_swapped_while_an_administrator_waits(db, mallory, connect, stat
 
     thread = threading.Thread(target=run)
     thread.start()
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
-    while not (ended.is_set() or db.execute(waiting, (admin.info.backend_pid,)).fetchone()[0]):
+    while not (ended.is_set() or waits(db, admin)):
         time.sleep(0.01)
     mallory.execute("COMMIT")
     thread.join()

@@ -155,6 +155,10 @@ REACHES = {
         LOOK.format(arguments="text") + LIE,
         "CREATE INDEX ON t (eve.lie(title))",
     ),
+    "what the planner computes for statistics": (
+        LOOK.format(arguments="text") + LIE,
+        "CREATE STATISTICS s ON (title || eve.lie('x')), id FROM t",
+    ),
 }
 
 
@@ -181,6 +185,41 @@ def test_code_of_others_that_the_owner_uses_does_not_run_as_the_owner(alice, pat
         alice.execute("CALL visrec.backfill('alice.t')")
     assert raised.value.diag.message_detail.endswith('depends on role "visrec_eve".')
     assert "visrec_alice" not in loot(alice)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE INDEX ON t ((id + eve.zero()))",
+        "CREATE INDEX ON t (id) WHERE id > eve.zero()",
+        "CREATE STATISTICS s ON (id + eve.zero()), image_path FROM t",
+        "ALTER TABLE t ADD CHECK (id > eve.zero())",
+    ],
+)
+def test_code_of_others_that_the_planner_runs_does_not_run_as_the_owner(alice, made):
+    """Whatever the statement: it computes what does not depend on a row."""
+    become(
+        alice,
+        "eve",
+        "CREATE FUNCTION zero() RETURNS int LANGUAGE plpgsql IMMUTABLE AS"
+        " $$ BEGIN IF current_user = 'visrec_alice' THEN RAISE WARNING 'looted'; END IF;"
+        " RETURN 0; END $$",
+    )
+    become(
+        alice,
+        "alice",
+        "CREATE TABLE t (id int PRIMARY KEY, image_path text)",
+        "SELECT visrec.attach('t', model => 'pixels')",
+        made,
+    )
+    become(alice, None, "SELECT visrec.grant_access('visrec_eve', 'monitor')")
+    become(alice, "eve", "SET constraint_exclusion = on")
+    heard = notices(alice)
+    alice.execute("SELECT * FROM visrec.coverage('alice.t')")
+    assert [message for _, message, _ in heard] == [
+        'could not count the rows of table "alice.t": '
+        'table "alice.t" would run code of a stranger as its owner'
+    ]
 
 
 KEYS = {
