@@ -4,16 +4,18 @@
 -- They are made by the trigger of visrec.attachment, and anew when it is written and something in them has changed.
 
 CREATE FUNCTION visrec._index_pool(n visrec._names, OUT pool text, OUT breadth text, OUT scan text, OUT times integer,
-    OUT at_least integer, OUT width integer)
+    OUT more integer, OUT at_least integer, OUT width integer)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     scan := CASE n.index_method WHEN 'ivfflat' THEN 'ivfflat' ELSE 'hnsw' END;
     -- How many rows the index gives for k wanted ones: one more shows whether it is as near as the k-th; bits tell near rows
     -- from nearer ones only roughly, and fewer numbers, too: there a greater width means more of them.
+    -- Half precision changes places that are close together.
+    more := CASE n.index_method WHEN 'hnsw_half' THEN 10 ELSE 1 END;
     times := CASE n.index_method WHEN 'hnsw_binary' THEN 20 WHEN 'hnsw_reduced' THEN 10 ELSE 1 END;
     at_least := CASE WHEN times > 1 THEN greatest(10 * times, least(n.width, 1000) - 1) END;
     pool := CASE WHEN times > 1 THEN format('GREATEST(%s OPERATOR(pg_catalog.*) $3, %s)', times, at_least)
-        ELSE '$3 OPERATOR(pg_catalog.+) 1' END;
+        ELSE '$3 OPERATOR(pg_catalog.+) ' || more END;
     -- How many rows HNSW keeps in view, 1000 at most: what visrec.tune kept, or pgvector's default; more if more rows are wanted.
     width := CASE WHEN n.width IS NULL AND scan = 'ivfflat' THEN visrec._probes(n.relation) ELSE coalesce(n.width, 40) END;
     breadth := CASE scan WHEN 'ivfflat' THEN coalesce(n.width::text, format('visrec._probes(%s)', n.relation))
@@ -22,7 +24,7 @@ END
 $$;
 COMMENT ON FUNCTION visrec._index_pool(visrec._names) IS
     'Expressions for how many rows the index is asked for k ($3) wanted ones, and how broadly it looks; scan: the prefix of '
-    'pgvector''s settings for it. The same in numbers: times k and at_least so many (once k and one more where times is 1); width.';
+    'pgvector''s settings for it. The same in numbers: times k and at_least so many (once k and so many more where times is 1); width.';
 
 CREATE FUNCTION visrec._names_hold(n visrec._names) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -62,7 +62,7 @@ BEGIN
         PERFORM visrec._cosine(query, query);       -- loads pgvector's library, which knows the settings
     END IF;
     before := ARRAY(SELECT current_setting(s) FROM unnest(settings) AS s);
-    pool := CASE asked.times WHEN 1 THEN k + 1 ELSE greatest(asked.times * k, asked.at_least) END;
+    pool := CASE asked.times WHEN 1 THEN k + asked.more ELSE greatest(asked.times * k, asked.at_least) END;
     broad := asked.width;
     widest := greatest(1000, 2 * pool);
     LOOP

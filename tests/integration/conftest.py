@@ -144,7 +144,7 @@ def coverage(connection, table="posts"):
 
 
 def waits(connection, other):
-    """Whether another connection waits for a lock; not to be asked in a transaction, which sees one state."""
+    """Whether another connection waits for a lock; in a transaction, as when first asked."""
     (event,) = connection.execute(
         "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s", (other.info.backend_pid,)
     ).fetchone()

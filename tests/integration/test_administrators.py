@@ -262,7 +262,7 @@ def test_a_cursor_is_not_exchanged(eves):
 def test_a_cursor_is_not_exchanged_in_one_message(eves):
     """All that a message does has its time."""
     become(eves, None)
-    state = "SELECT * FROM visrec._session_state(0) -> 'cursors'"
+    state = "SELECT visrec._session_state(0) -> 'cursors'"
     eves.execute(
         "CREATE FUNCTION public.states() RETURNS SETOF jsonb LANGUAGE plpgsql AS $$"
         " DECLARE c CURSOR FOR SELECT 1; d refcursor; BEGIN OPEN c; d := c; "
@@ -276,7 +276,7 @@ FETCHES = (
     "CREATE SEQUENCE taken",
     "CREATE FUNCTION take() RETURNS boolean LANGUAGE plpgsql AS $$"
     " DECLARE c refcursor; taken int; BEGIN"
-    " FOREACH c IN ARRAY ARRAY(SELECT name FROM pg_cursors WHERE statement ~ 'public.salar[y]') LOOP"
+    " FOREACH c IN ARRAY ARRAY(SELECT name FROM pg_cursors WHERE statement ~ 'salar[y]') LOOP"
     " FETCH c INTO taken; PERFORM setval('eve.taken', taken); END LOOP;"
     " RETURN true; EXCEPTION WHEN OTHERS THEN RETURN true; END $$",
     "CREATE POLICY p ON e USING (take())",
