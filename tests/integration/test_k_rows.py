@@ -252,4 +252,6 @@ def test_more_ties_than_the_index_is_asked_for(many, method):
     index(many, method)
     for k in (1, 7, 50, 999):
         assert compared_all(many, f"similar_posts(1, {k})") == (nearest(many, k), 1), k
+    many.execute("SET hnsw.ef_search = 400")  # the graph of so many equal rows is another matter
+    for k in (1, 7, 50, 999):
         assert found(many, f"similar_posts(7, {k})") == nearest(many, k, 7), k
