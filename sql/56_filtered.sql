@@ -33,8 +33,9 @@ BEGIN
     by_row := 1.5 * cost + (4 + dimension / 600) * rows;
     -- The index knows nothing of the filter: of the rows that it visits a share passes.
     per_visit := CASE n.index_method WHEN 'hnsw_binary' THEN 4 WHEN 'ivfflat' THEN 0.5 ELSE 4 + dimension / 85 END;
-    -- It is asked as broadly as visrec._by_index does, and goes on until enough have passed: some six visits to find one more.
-    by_index := 6 * per_visit * greatest(coalesce(n.width, 40), least(2 / greatest(share, 1e-9), 20) * pool, pool / greatest(share, 1e-9));
+    -- It is asked as broadly as visrec._by_index does, and goes on until enough have passed: some four visits to find one more.
+    by_index := 4 * per_visit * greatest(coalesce(n.width, 40), least(coalesce(n.width, 40) / greatest(share, 1e-9), 24 * pool),
+        pool / greatest(share, 1e-9));
 END
 $$;
 COMMENT ON FUNCTION visrec._costs(visrec._names, integer, double precision, double precision, double precision) IS
@@ -70,7 +71,7 @@ BEGIN
             pool := least(CASE WHEN found IS NULL THEN pool + 40 ELSE 5 * pool END, widest);
         END IF;
         IF asked.scan = 'hnsw' THEN     -- it goes on until it has enough, but finds better ones when it begins broadly enough
-            broad := least(greatest(2 * k, asked.width, pool + 1, least(2 / share, 20) * pool), 1000);
+            broad := least(greatest(2 * k, pool + 1, asked.width, least(asked.width / share, 24 * pool)), 1000);
         ELSE        -- rows that pass are in as many lists more
             broad := least(ceil(asked.width / greatest(share, 1e-4)), 32768);
         END IF;
@@ -109,9 +110,10 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found record;
 BEGIN
-    -- The sum keeps the index out.
-    EXECUTE format('WITH d AS MATERIALIZED (SELECT t.%1$s::%10$s AS id, (t.%2$s OPERATOR(%3$s.<=>) $1) + 0 AS d FROM %4$s AS t '
-        'WHERE %6$s AND t.%2$s IS NOT NULL AND NOT t.%1$s %5$s ANY ($2)%8$s) '
+    -- The sum keeps the index out; OFFSET has what the filter leaves, and not every row, looked at further.
+    EXECUTE format('WITH d AS MATERIALIZED (SELECT t.%1$s::%10$s AS id, (t.%2$s OPERATOR(%3$s.<=>) $1) + 0 AS d '
+        'FROM (SELECT t.%1$s, t.%2$s FROM %4$s AS t WHERE %6$s OFFSET 0) AS t '
+        'WHERE t.%2$s IS NOT NULL AND NOT t.%1$s %5$s ANY ($2)%8$s) '
         'SELECT array_agg(s.id ORDER BY s.d, s.id) AS ids, array_agg(s.d ORDER BY s.d, s.id) AS distances, '
         '%9$s AS more FROM (SELECT * FROM d ORDER BY d.d, d.id LIMIT %7$s) AS s',
         n.key, n.vector, n.vector_schema, n."table", n.equals, condition, k,
