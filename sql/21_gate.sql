@@ -71,9 +71,15 @@ BEGIN
     ELSIF NOT super AND (NOT visrec._drew_id(NEW.id) OR EXISTS (SELECT FROM visrec.attachment AS a WHERE a.id = NEW.id)) THEN
         RAISE insufficient_privilege USING MESSAGE = 'cannot choose the id of an attachment';
     END IF;
-    -- By their names: in a restored dump the numbers are those of another table.
-    NEW.numbers := visrec._numbers(NEW.relation, NEW.columns);
-    NEW.event_numbers := CASE WHEN NEW.events IS NOT NULL THEN visrec._numbers(NEW.events, NEW.event_columns) END;
+    IF TG_OP = 'UPDATE' AND (NEW.relation, NEW.columns, NEW.numbers, NEW.events, NEW.event_columns)
+        IS NOT DISTINCT FROM (OLD.relation, OLD.columns, OLD.numbers, OLD.events, OLD.event_columns)
+    THEN        -- Something else is written: a name that is another column's now changes nothing.
+        NEW.columns := (visrec._as_now(OLD)).columns;
+        NEW.event_columns := (visrec._as_now(OLD)).event_columns;
+    ELSE        -- By their names: in a restored dump the numbers are those of another table.
+        NEW.numbers := visrec._numbers(NEW.relation, NEW.columns);
+        NEW.event_numbers := CASE WHEN NEW.events IS NOT NULL THEN visrec._numbers(NEW.events, NEW.event_columns) END;
+    END IF;
     -- In a restore the primary key comes after the data.
     NEW.operators := coalesce(nullif(visrec._key_operators(NEW.relation, NEW.numbers[1]), '{}'),
         CASE WHEN super THEN NEW.operators WHEN TG_OP = 'UPDATE' THEN OLD.operators END);

@@ -21,6 +21,7 @@ BEGIN
             PERFORM visrec._cannot_embed(%1$s, TG_RELID, TG_LEVEL, TG_OP);
         END IF;
         IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND TG_LEVEL OPERATOR(pg_catalog.=) 'ROW' THEN
+            PERFORM visrec._check_snapshot(TG_RELID, TG_NAME);
             bare := pg_catalog.jsonb_populate_record(NEW, visrec._orphaned_vectors(%1$s, TG_RELID));
             IF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
                 RETURN bare;

@@ -40,6 +40,20 @@ COMMENT ON FUNCTION visrec._cannot_embed(integer, regclass, text, text) IS
     'What an attachment''s trigger does where the attachment is gone, or the table has changed: a WARNING, once a statement; an error '
     'for an UPDATE of images that have vectors, and where on_error is raise.';
 
+CREATE FUNCTION visrec._check_snapshot(relation oid, trigger name) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgrelid = relation AND t.tgname = trigger) THEN
+        RAISE serialization_failure USING
+            MESSAGE = format('table "%s" was attached after this transaction began', visrec._label(relation)),
+            DETAIL = 'Which vector goes with the image cannot be seen.', HINT = 'Run the transaction again.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_snapshot(oid, name) IS
+    'Raises an error where a trigger runs that is not there yet in the transaction''s view: in REPEATABLE READ triggers of others '
+    'take effect at once, and the attachment does not.';
+
 CREATE FUNCTION visrec._orphaned_vectors(attachment integer, relation oid) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     -- Of pgvector's own type: what is set to NULL runs no code of a table's owner, as a domain would.

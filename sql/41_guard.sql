@@ -13,8 +13,10 @@ COMMENT ON FUNCTION visrec._schema_owner(oid) IS
 CREATE FUNCTION visrec._lock_schemas(a visrec.attachment) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- A name is a key: whoever renames waits; a new owner or other grants do not. Superusers are trusted with theirs.
+    -- A name is a key: whoever renames waits; a new owner or other grants do not. Superusers are trusted with theirs, and a
+    -- stranger's is no schema to be in: visrec._strangers_schema.
     PERFORM FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = visrec._schema_owner(n.oid) AND NOT r.rolsuper
+        AND pg_has_role(r.oid, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.relation), 'MEMBER')
     WHERE n.oid IN (
         SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = a.relation
         UNION ALL SELECT t.typnamespace FROM pg_type AS t WHERE t.oid = a.types[1]
@@ -115,6 +117,9 @@ BEGIN
                    WHERE t.tgrelid = relation AND t.tgisinternal AND visrec._key_is_written(relation, c.confkey))
         OR EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
                    WHERE t.tgrelid = relation AND NOT t.tgisinternal)
+        OR EXISTS (SELECT FROM pg_trigger AS t JOIN pg_depend AS d ON d.classid = 'pg_trigger'::regclass AND d.objid = t.oid
+                       AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass) AND d.refobjid <> t.tgfoid
+                   WHERE t.tgrelid = relation AND t.tgqual IS NOT NULL)
         OR EXISTS (SELECT FROM pg_constraint AS c WHERE c.conrelid = relation AND c.contype = 'c')
         OR EXISTS (SELECT FROM pg_statistic_ext AS s WHERE s.stxrelid = relation AND s.stxexprs IS NOT NULL)
         OR EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attgenerated <> '')
@@ -143,7 +148,7 @@ BEGIN
             SELECT 'pg_type'::regclass::oid, key_type, 'the key' WHERE key_type >= 10000
             UNION SELECT c.class, c.object, c.what FROM (
                 SELECT 'pg_trigger'::regclass, t.oid, format('trigger "%s"', t.tgname) FROM pg_trigger AS t
-                JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> 'visrec'::regnamespace
+                JOIN pg_proc AS p ON p.oid = t.tgfoid AND (p.pronamespace <> 'visrec'::regnamespace OR t.tgqual IS NOT NULL)
                 WHERE writes AND t.tgrelid = ANY (tables) AND NOT t.tgisinternal
                 UNION ALL SELECT 'pg_constraint', c.oid, format('constraint "%s"', c.conname) FROM pg_constraint AS c
                 WHERE c.conrelid = ANY (tables) AND c.contype = 'c'

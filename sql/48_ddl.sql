@@ -105,6 +105,17 @@ CREATE EVENT TRIGGER visrec_release_columns ON ddl_command_start WHEN TAG IN ('A
 EXECUTE FUNCTION visrec._release_columns();
 COMMENT ON EVENT TRIGGER visrec_release_columns IS 'visrec: columns of attached tables can change their type';
 
+CREATE FUNCTION visrec._is_made_of(relation oid) RETURNS SETOF oid
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY WITH RECURSIVE made (oid) AS (
+        SELECT _is_made_of.relation UNION SELECT i.inhparent FROM made AS m JOIN pg_inherits AS i ON i.inhrelid = m.oid)
+    SELECT m.oid FROM made AS m UNION SELECT c.reloftype FROM made AS m JOIN pg_class AS c ON c.oid = m.oid WHERE c.reloftype <> 0;
+END
+$$;
+COMMENT ON FUNCTION visrec._is_made_of(oid) IS
+    'A table, those that it is a partition of or inherits from, and their types: whose columns are renamed with it.';
+
 CREATE FUNCTION visrec._follow_table() RETURNS event_trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -117,11 +128,13 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('visrec.released', 'busy', true);
-    FOR a IN
-        SELECT r.* FROM visrec.attachment AS r
+    -- Not a loop over a query, which is a cursor: visrec._cursors_open.
+    FOREACH a IN ARRAY ARRAY(
+        SELECT r FROM visrec.attachment AS r
         WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d JOIN pg_class AS c ON c.oid = r.relation
-                      WHERE d.classid = 'pg_class'::regclass AND (d.objid = c.oid OR c.relispartition AND d.objid IN (
-                            SELECT p.relid FROM pg_partition_ancestors(c.oid) AS p))
+                      WHERE d.classid IN ('pg_class'::regclass, 'pg_type'::regclass) AND (d.objid = c.oid
+                            OR (c.reloftype <> 0 OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid))
+                                AND d.objid IN (SELECT visrec._is_made_of(c.oid)))
                          OR d.classid = 'pg_class'::regclass AND d.objid = r.events
                          OR d.classid = 'pg_type'::regclass AND d.objid = ANY (r.types::oid[])
                          OR d.classid = 'pg_namespace'::regclass AND (d.objid = c.relnamespace OR EXISTS (
@@ -130,7 +143,7 @@ BEGIN
                             SELECT FROM pg_extension AS e WHERE e.oid = d.objid AND (e.extname = 'visrec' OR EXISTS (
                                 SELECT FROM pg_depend AS m WHERE m.classid = 'pg_type'::regclass AND m.objid = ANY (r.types::oid[])
                                     AND m.refclassid = 'pg_extension'::regclass AND m.refobjid = d.objid AND m.deptype = 'e'))))
-           OR r.id::text = ANY (released) AND visrec._owns(r.relation)
+           OR r.id::text = ANY (released) AND visrec._owns(r.relation))
     LOOP
         IF visrec._owns(a.relation) IS NOT TRUE THEN    -- another's table in the current role's schema, or of its types
             CONTINUE WHEN TG_TAG IN ('ALTER TABLE', 'ALTER INDEX');
@@ -166,7 +179,7 @@ BEGIN
         END;
         BEGIN
             -- Attach would grant the owner what it lacks, and add a column of vectors that was dropped: nobody asked for that.
-            IF TG_TAG = 'ALTER TABLE'
+            IF TG_TAG IN ('ALTER TABLE', 'ALTER TYPE')
                 AND ((now.columns, now.types, now.event_columns) IS DISTINCT FROM (a.columns, a.types, a.event_columns)
                     OR visrec._problem(a, false) IS NOT NULL      -- in a restore, its triggers come one by one
                     OR visrec._watches_others(now))

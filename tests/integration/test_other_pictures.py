@@ -40,6 +40,72 @@ def middle(colour):
     return b"P6\n100 100\n255\n" + bytes.fromhex(ends + colour * 4000 + ends)
 
 
+# Columns that are renamed elsewhere ---------------------------------------------------------------
+
+ELSEWHERE = {
+    "a parent": (
+        "CREATE TABLE parent (id int, image_path text);"
+        " CREATE TABLE t (PRIMARY KEY (id)) INHERITS (parent)",
+        "ALTER TABLE parent RENAME image_path TO photo; ALTER TABLE parent ADD image_path text",
+    ),
+    "a parent's parent": (
+        "CREATE TABLE top (id int, image_path text); CREATE TABLE parent () INHERITS (top);"
+        " CREATE TABLE t (PRIMARY KEY (id)) INHERITS (parent)",
+        "ALTER TABLE top RENAME image_path TO photo; ALTER TABLE top ADD image_path text",
+    ),
+    "a type": (
+        "CREATE TYPE made_of AS (id int, image_path text, content_vector vector(512),"
+        " content_vector_source bigint[]); CREATE TABLE t OF made_of (PRIMARY KEY (id))",
+        "ALTER TYPE made_of RENAME ATTRIBUTE image_path TO photo CASCADE;"
+        " ALTER TYPE made_of ADD ATTRIBUTE image_path text CASCADE",
+    ),
+}
+
+
+@pytest.mark.parametrize("followed", [True, False])
+@pytest.mark.parametrize("how", ELSEWHERE)
+def test_an_image_column_that_is_renamed_elsewhere(two, how, followed):
+    """Nothing that is written later takes the column that has its name now."""
+    made, renamed = ELSEWHERE[how]
+    two.execute(made)
+    two.execute("SELECT visrec.attach('t', model => 'pixels')")
+    two.execute("INSERT INTO t (id, image_path) VALUES (1, '7.jpg'), (2, '7.0.jpg')")
+    if not followed:
+        two.execute("ALTER EVENT TRIGGER visrec_follow_table DISABLE")
+    two.execute(renamed)
+    two.execute("SELECT * FROM visrec.tune('t', '1 second')")
+    line = "SELECT image_column, problem FROM visrec.attached"
+    assert two.execute(line).fetchone() == ("photo", None)
+    two.execute("UPDATE t SET photo = '7.jpg' WHERE id = 2")
+    two.execute("CALL visrec.backfill('t')")
+    assert wrong(two, "t", image="photo") == []
+    assert coverage(two, "t") == {"embedded": 2}
+    two.execute("SELECT visrec.attach('t')")
+    assert two.execute(line).fetchone() == ("photo", None)
+    assert coverage(two, "t") == {"embedded": 2}
+
+
+def test_a_transaction_from_before_attach_leaves_no_vector_of_another_picture(two, connect):
+    """Attached before and again, so that there are vectors; it sees neither the attachment nor its
+    triggers, which run."""
+    two.execute("CREATE TABLE t (id int PRIMARY KEY, image bytea)")
+    two.execute("SELECT visrec.attach('t', 'image', model => 'pixels')")
+    two.execute("INSERT INTO t VALUES (1, %s)", (middle("00ff00"),))
+    two.execute("SELECT visrec.detach('t')")
+    other = connect()
+    other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    other.execute("SELECT 1 FROM pg_class")  # the table itself would hold up attach
+    two.execute("SELECT visrec.attach('t', 'image', model => 'pixels')")
+    change = "UPDATE t SET image = %s"
+    with pytest.raises(psycopg.errors.SerializationFailure, match="attached after this transact"):
+        other.execute(change, (middle("0000ff"),))
+    other.rollback()
+    other.execute(change, (middle("0000ff"),))
+    other.commit()
+    assert wrong(two, "t", image="image") == []
+    assert coverage(two, "t") == {"embedded": 1}
+
+
 # Detached and attached again ----------------------------------------------------------------------
 
 
