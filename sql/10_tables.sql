@@ -48,12 +48,12 @@ BEGIN
         DELETE FROM visrec.setting_value AS s WHERE s.name = set.name;
         RETURN;
     END IF;
-    IF (name LIKE 'max\_%' OR name = 'encoder_idle_seconds') AND value !~ '^[1-9][0-9]{0,17}$' THEN
+    IF (starts_with(name, 'max_') OR name = 'encoder_idle_seconds') AND value !~ '^[1-9][0-9]{0,17}$' THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('invalid value for "%s": "%s"', name, value),
             HINT = 'The value must be a whole number greater than 0.';
     ELSIF name IN ('image_roots', 'model_directory')
-        AND EXISTS (SELECT FROM string_to_table(value, ':') AS d WHERE d !~ '^/' OR d ~ '(^|/)\.\.(/|$)')
+        AND EXISTS (SELECT FROM string_to_table(value, ':') AS d WHERE d !~ '^/' OR d ~ '(^|/)[.][.](/|$)')
     THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('invalid value for "%s": "%s"', name, value),

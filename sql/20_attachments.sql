@@ -309,7 +309,7 @@ BEGIN
         FROM unnest(a.numbers, a.types) WITH ORDINALITY AS k (number, type, n)
         LEFT JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = k.number AND NOT f.attisdropped) AS f
     -- Outside pg_catalog a schema may be renamed, and another take its name.
-    CROSS JOIN LATERAL (SELECT CASE WHEN array_to_string(a.operators, ' ') ~ '^OPERATOR\(pg_catalog\.\S+ OPERATOR\(pg_catalog\.\S+$'
+    CROSS JOIN LATERAL (SELECT CASE WHEN array_to_string(a.operators, ' ') ~ '^OPERATOR[(]pg_catalog[.][^ ]+ OPERATOR[(]pg_catalog[.][^ ]+$'
         THEN a.operators ELSE visrec._key_operators(a.relation, a.numbers[1]) END AS names OFFSET 0) AS o
     CROSS JOIN LATERAL (SELECT CASE a.types[2]::oid WHEN 25 THEN false WHEN 1043 THEN false      -- text, varchar
         ELSE visrec._base_type(a.types[2]) = 17 END AS holds_bytes OFFSET 0) AS i

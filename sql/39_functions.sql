@@ -40,6 +40,7 @@ BEGIN
             PERFORM visrec._mark_late(n, keys, pg_catalog.current_schemas(false));
         END IF;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+        PERFORM visrec._check_current(%1$s);
         EXECUTE visrec._inserted_keys(n) INTO keys, copied;
         IF copied THEN
             EXECUTE visrec._copied_keys(n) INTO keys, new_keys;
@@ -59,6 +60,7 @@ BEGIN
         THEN        -- visrec writes, and a trigger changed the image meanwhile: each time, perhaps
             RETURN NULL;
         END IF;
+        PERFORM visrec._check_current(%1$s);
         PERFORM visrec._embed_rows(n, visrec._marked_keys(n), pg_catalog.current_schemas(false));
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
         PERFORM visrec._forget_failures(%1$s);
@@ -151,7 +153,7 @@ BEGIN
     FOR made IN
         SELECT p.oid::regprocedure AS function FROM pg_proc AS p
         WHERE p.pronamespace = 'visrec'::regnamespace
-          AND (p.proname IN ('_table_' || OLD.id, '_trigger_' || OLD.id) OR p.oid IN (SELECT visrec._searches(OLD.id)) OR p.proname LIKE '\_project\_' || OLD.id || '\_%')
+          AND (p.proname IN ('_table_' || OLD.id, '_trigger_' || OLD.id) OR p.oid IN (SELECT visrec._searches(OLD.id)) OR starts_with(p.proname, '_project_' || OLD.id || '_'))
     LOOP
         -- A trigger that its owner made with it, or an index: never a reason why a table cannot be dropped.
         BEGIN

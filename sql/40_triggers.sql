@@ -54,6 +54,18 @@ COMMENT ON FUNCTION visrec._check_snapshot(oid, name) IS
     'Raises an error where a trigger runs that is not there yet in the transaction''s view: in REPEATABLE READ triggers of others '
     'take effect at once, and the attachment does not.';
 
+CREATE FUNCTION visrec._check_current(attachment integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        PERFORM FROM visrec.own_attachment AS o WHERE o.id = _check_current.attachment FOR SHARE;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._check_current(integer) IS
+    'A serialization failure where an attachment has been changed since the transaction began, which sees it as it was: which '
+    'column is the image, and what its name is. Attach and ALTER TABLE write its line.';
+
 CREATE FUNCTION visrec._orphaned_vectors(attachment integer, relation oid) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     -- Of pgvector's own type: what is set to NULL runs no code of a table's owner, as a domain would.
@@ -117,6 +129,7 @@ COMMENT ON FUNCTION visrec._take_copied(visrec._names, text[], name[]) IS
 CREATE FUNCTION visrec._mark(n visrec._names) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM set_config('visrec.marked_' || n.id, 'yes', true);
     RETURN (
         SELECT jsonb_object_agg(f.attname, CASE f.attnum WHEN a.numbers[4] THEN jsonb_build_array(NULL, pg_current_xact_id()::text) END)
         FROM visrec.attachment AS a JOIN pg_attribute AS f ON f.attrelid = a.relation AND f.attnum = ANY (a.numbers[3:4])
@@ -133,6 +146,7 @@ DECLARE
     keys text[];
     bare text[];        -- of rows that lost their image
 BEGIN
+    PERFORM set_config('visrec.marked_' || n.id, '', true);
     IF pg_current_xact_id_if_assigned() IS NULL THEN      -- nothing is written, nothing marked
         RETURN NULL;
     END IF;
@@ -235,7 +249,7 @@ CREATE FUNCTION visrec._watches_others(a visrec.attachment) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (
         SELECT FROM pg_trigger AS t JOIN visrec._our_triggers(a.relation) AS o ON o.name = t.tgname AND o.attachment = a.id
-        WHERE t.tgrelid = a.relation AND t.tgname IN (format('~visrec_%s_image', a.id), format('visrec_%s_update', a.id))
+        WHERE t.tgrelid = a.relation AND t.tgname = format('~visrec_%s_image', a.id)
             AND ARRAY(SELECT f.attname FROM pg_attribute AS f WHERE f.attrelid = a.relation AND f.attnum = ANY (t.tgattr) ORDER BY f.attnum)
                 <> visrec._image_sources(a.relation, a.numbers[2]))
 $$;
@@ -287,7 +301,9 @@ BEGIN
     FROM (VALUES
         (format('visrec_%s_insert', a.id), 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT', false),
         (format('~visrec_%s_image', a.id), format('BEFORE UPDATE OF %s', updated), 'FOR EACH ROW ' || changed, true),
-        (format('visrec_%s_update', a.id), format('AFTER UPDATE OF %s', updated), 'FOR EACH STATEMENT', true),
+        -- For all columns: of two UPDATEs of one statement (WITH, ON UPDATE CASCADE) PostgreSQL calls this after the second alone.
+        (format('visrec_%s_update', a.id), 'AFTER UPDATE',
+         format('FOR EACH STATEMENT WHEN (pg_catalog.current_setting(%L, true) OPERATOR(pg_catalog.=) ''yes'')', 'visrec.marked_' || a.id), false),
         -- Rows that may have failed are those without a vector: others cost a look at the condition.
         (format('visrec_%s_delete', a.id), 'AFTER DELETE',
          format('FOR EACH ROW WHEN (OLD.%s IS NULL AND OLD.%s IS NOT NULL)', vector, image), true),

@@ -40,14 +40,14 @@ CREATE FUNCTION visrec._harmless_expression(tree text) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     -- Strings are written as numbers of bytes, so that braces and fields are those of the tree.
     SELECT NOT EXISTS (
-            SELECT FROM regexp_matches(tree, '\{([A-Z_]+)', 'g') AS n (node)
+            SELECT FROM regexp_matches(tree, '[{]([A-Z_]+)', 'g') AS n (node)
             WHERE n.node[1] <> ALL ('{VAR,CONST,FUNCEXPR,OPEXPR,DISTINCTEXPR,NULLIFEXPR,SCALARARRAYOPEXPR,BOOLEXPR,NULLTEST,BOOLEANTEST,RELABELTYPE,'
                 'CASE,CASEEXPR,WHEN,CASEWHEN,CASETESTEXPR,COALESCE,COALESCEEXPR,COLLATE,COLLATEEXPR,MINMAX,MINMAXEXPR,ARRAY,ARRAYEXPR,SUBSCRIPTINGREF,COERCEVIAIO,'
                 'SQLVALUEFUNCTION,COERCETODOMAINVALUE,ROW,ROWEXPR}'::text[]))
         AND NOT EXISTS (SELECT FROM regexp_matches(tree, ':funcid ([0-9]+)', 'g') AS f (parts) WHERE NOT visrec._harmless_function(f.parts[1]::oid))
         AND NOT EXISTS (SELECT FROM regexp_matches(tree, ':opno ([0-9]+)', 'g') AS o (parts)
             WHERE NOT coalesce((SELECT visrec._harmless_function(p.oprcode) FROM pg_operator AS p WHERE p.oid = o.parts[1]::oid), false))
-        AND NOT EXISTS (SELECT FROM regexp_matches(tree, ':\w*type(id)? ([0-9]+)', 'g') AS t (parts)    -- small numbers are of an enum
+        AND NOT EXISTS (SELECT FROM regexp_matches(tree, ':[[:alnum:]_]*type(id)? ([0-9]+)', 'g') AS t (parts)    -- small numbers are of an enum
             WHERE t.parts[2]::oid >= 16 AND NOT visrec._harmless_type(t.parts[2]::oid))
 $$;
 COMMENT ON FUNCTION visrec._harmless_expression(text) IS

@@ -40,7 +40,7 @@ BEGIN
             IF NOT done OR SQLSTATE <> 'VR000' THEN
                 PERFORM visrec._raise_left(visrec._clean_session(before), a.relation);
                 GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
-                IF SQLSTATE = 'P0004' OR SQLSTATE = '57014' AND split_part(context, E'\n', 1) ~ '\mRAISE$' THEN
+                IF SQLSTATE = 'P0004' OR SQLSTATE = '57014' AND split_part(context, E'\n', 1) ~ '[[:<:]]RAISE$' THEN
                     RAISE EXCEPTION '%', SQLERRM;       -- nobody cancelled: who looks at all tables goes on
                 END IF;
                 RAISE;
@@ -78,6 +78,20 @@ COMMENT ON FUNCTION visrec._acts_for_owner(regclass) IS
     'Whether the current role is an administrator of the table and not its owner: what reads the table then runs as the owner. '
     'By the time it reads, a column may have another type, with a cast of the owner''s, or the name may be a view''s.';
 
+CREATE FUNCTION visrec._hold_table(relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    locked CONSTANT text := relation;
+BEGIN
+    EXECUTE format('LOCK TABLE %s IN ROW EXCLUSIVE MODE', locked);
+    IF to_regclass(locked) IS DISTINCT FROM relation THEN
+        RAISE object_in_use USING MESSAGE = format('table "%s" is being changed', visrec._label(relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION visrec._hold_table(regclass) IS
+    'Locks a table as a writer does, so that no ALTER TABLE comes between looking at its columns and writing.';
+
 CREATE FUNCTION visrec._as_owner(attachment integer, task text, arguments jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -92,6 +106,11 @@ BEGIN
         RAISE insufficient_privilege USING
             MESSAGE = format('function visrec._table_%s does not run as the owner of table "%s"', attachment, visrec._label(n.relation)),
             HINT = (SELECT visrec._attach_call(a) FROM visrec.attachment AS a WHERE a.id = attachment);
+    END IF;
+    IF visrec._writes(task) THEN        -- or what its columns are could change while this waits to write
+        PERFORM visrec._hold_table(n.relation);
+        PERFORM visrec._check_current(attachment);
+        n := visrec._resolve(attachment);
     END IF;
     PERFORM visrec._raise_strangers_code(n.relation, n.key_oid, visrec._writes(task));
     CASE task

@@ -103,7 +103,7 @@ BEGIN
                    'DEFAULT ' || nullif(split_part(u.argument, ' = ', 2), '')), ', ' ORDER BY u.n) AS declared,
                coalesce(string_agg(t.type, ', ' ORDER BY u.n), '') AS types
         FROM unnest(l.arguments) WITH ORDINALITY AS u (argument, n),
-            regexp_replace(split_part(u.argument, ' = ', 1), '^\S+ ', '') AS w (type),
+            regexp_replace(split_part(u.argument, ' = ', 1), '^[^ ]+ ', '') AS w (type),
             -- Not replaced within a text that has the other's name in it already.
             LATERAL (SELECT CASE w.type WHEN '@key' THEN key WHEN '@key[]' THEN key || '[]' WHEN '@user' THEN user_type
                 ELSE w.type END) AS t (type)
@@ -132,8 +132,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                             AND t.proname = '_table_' || (a).id AND t.proowner = p.proowner))
         -- Shells without their attachment, which is what a dump without data restores.
         OR EXISTS (SELECT FROM pg_class AS c, LATERAL (SELECT coalesce(
-                       substring(p.prosrc FROM '^\n    SELECT \* FROM visrec\._similar_([0-9]{1,9})\('),
-                       substring(p.prosrc FROM '^\n    SELECT \* FROM visrec\._[a-z_]+\(([0-9]{1,9})[,)]'))::integer AS id) AS called
+                       substring(p.prosrc FROM E'^\n    SELECT [*] FROM visrec[.]_similar_([0-9]{1,9})[(]'),
+                       substring(p.prosrc FROM E'^\n    SELECT [*] FROM visrec[.]_[a-z_]+[(]([0-9]{1,9})[,)]'))::integer AS id) AS called
                    WHERE c.oid = (a).relation AND p.proowner = c.relowner AND c.relnamespace = p.pronamespace
                      AND called.id IS NOT NULL AND NOT EXISTS (SELECT FROM visrec.attachment AS o WHERE o.id = called.id)))
 $$;

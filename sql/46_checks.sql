@@ -98,7 +98,7 @@ BEGIN
         RAISE WARNING USING
             MESSAGE = format('triggers, constraints or other code of table "%s" may be those of role "%s"', visrec._label(a.relation), former),
             DETAIL = 'The table has another owner since. When visrec writes vectors, its code runs with the rights of the owner.',
-            HINT = 'Look at what the table has (\d in psql), and drop what you do not trust.';
+            HINT = E'Look at what the table has (\\d in psql), and drop what you do not trust.';
     END IF;
 END
 $$;

@@ -49,14 +49,15 @@ COMMENT ON EVENT TRIGGER visrec_forget_dropped IS 'visrec: what attach made goes
 
 CREATE FUNCTION visrec._may_change(relation oid, schemas name[]) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT current_query() ~* '\mtype\M' AND visrec._owns(c.oid) AND (
-        current_query() ~* (m.alter || '"?' || m.schema || '"?\s*\.\s*"?' || m.name || '"?(?!\w)')
-        OR current_query() ~* (m.alter || '"?' || m.name || '"?(?!\w|\s*\.)') AND c.oid = (
+    SELECT current_query() ~* '[[:<:]]type[[:>:]]' AND visrec._owns(c.oid) AND (
+        current_query() ~* (m.alter || '"?' || m.schema || '"?[[:space:]]*[.][[:space:]]*"?' || m.name || '"?(?![[:alnum:]_])')
+        OR current_query() ~* (m.alter || '"?' || m.name || '"?(?![[:alnum:]_]|[[:space:]]*[.])') AND c.oid = (
             SELECT o.oid FROM pg_class AS o JOIN pg_namespace AS s ON s.oid = o.relnamespace
             WHERE o.relname = c.relname AND s.nspname = ANY (schemas) ORDER BY array_position(schemas, s.nspname) LIMIT 1))
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace, LATERAL (
-        SELECT '\malter\s+table\s+(if\s+exists\s+)?(only\s+)?' AS alter, regexp_replace(n.nspname, '(\W)', '\\\1', 'g') AS schema,
-               regexp_replace(c.relname, '(\W)', '\\\1', 'g') AS name) AS m
+        SELECT '[[:<:]]alter[[:space:]]+table[[:space:]]+(if[[:space:]]+exists[[:space:]]+)?(only[[:space:]]+)?' AS alter,
+               regexp_replace(n.nspname, '([^[:alnum:]_])', E'\\\\\\1', 'g') AS schema,
+               regexp_replace(c.relname, '([^[:alnum:]_])', E'\\\\\\1', 'g') AS name) AS m
     WHERE c.oid = relation
 $$;
 COMMENT ON FUNCTION visrec._may_change(oid, name[]) IS

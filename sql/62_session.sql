@@ -11,7 +11,7 @@ CREATE FUNCTION visrec._own_connection() RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     -- Only superusers are let in by what the server itself may do (peer, trust): dblink asks others for a password.
     SELECT format('host=%s port=%s dbname=''%s''', split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'),
-        replace(replace(current_database(), '\', '\\'), '''', '\'''))
+        replace(replace(current_database(), E'\\', E'\\\\'), '''', E'\\'''))
     WHERE (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) AND current_setting('unix_socket_directories') <> ''
 $$;
 COMMENT ON FUNCTION visrec._own_connection() IS 'How a superuser comes to this database by the server''s socket; NULL for others.';
