@@ -17,6 +17,8 @@ DECLARE
     bare record;
 BEGIN
     IF n.id IS NULL OR TG_RELID OPERATOR(pg_catalog.<>) n.relation AND NOT visrec._is_within(TG_RELID, n.relation) THEN
+        PERFORM pg_catalog.set_config('visrec.marked_%1$s',
+            CASE WHEN TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND TG_LEVEL OPERATOR(pg_catalog.=) 'ROW' THEN 'yes' ELSE '' END, true);
         IF TG_NAME OPERATOR(pg_catalog.<>) 'visrec_%1$s_later' THEN
             PERFORM visrec._cannot_embed(%1$s, TG_RELID, TG_LEVEL, TG_OP);
         END IF;
